@@ -1,0 +1,1 @@
+//! vipd: the daemon and its command line.

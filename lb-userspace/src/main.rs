@@ -1,0 +1,3 @@
+//! The `vipd` binary.
+
+fn main() {}

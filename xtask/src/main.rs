@@ -1,0 +1,3 @@
+//! `cargo xtask`: every job of the project by name.
+
+fn main() {}
