@@ -1,0 +1,82 @@
+//! The hash that chooses backends: the same in the kernel, in the daemon and on every node.
+//!
+//! It is not secret. Who can choose source addresses freely can load one backend, as with any
+//! hash that nodes must agree on without talking.
+
+use crate::addr::words;
+
+/// Returns the hash of a client's address, already cut to its prefix.
+#[inline(always)]
+#[must_use]
+pub fn source(client: &[u8; 16]) -> u32 {
+    let [high, low] = words(client);
+    fold(mix(mix(high ^ 0x9e37_79b9_7f4a_7c15) ^ low))
+}
+
+/// Returns the hash of a client's address and port: for services that remember nobody.
+#[inline(always)]
+#[must_use]
+pub fn source_and_port(client: &[u8; 16], port: u16) -> u32 {
+    let [high, low] = words(client);
+    fold(mix(
+        mix(mix(high ^ 0x9e37_79b9_7f4a_7c15) ^ low) ^ port as u64
+    ))
+}
+
+/// Returns the hash of a name (FNV-1a, then mixed).
+#[must_use]
+pub fn bytes(bytes: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in bytes {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    mix(hash)
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): every bit of the input changes
+/// each bit of the output with a probability near one half.
+#[inline(always)]
+const fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[inline(always)]
+const fn fold(z: u64) -> u32 {
+    (z ^ (z >> 32)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::mapped;
+
+    #[test]
+    fn hashes_are_a_contract_between_versions_and_nodes() {
+        assert_eq!(source(&mapped([10, 1, 2, 3])), EXPECTED_SOURCE);
+        assert_eq!(
+            source_and_port(&mapped([10, 1, 2, 3]), 51_000),
+            EXPECTED_SOURCE_AND_PORT
+        );
+        assert_eq!(bytes(b"ras-gateways"), EXPECTED_BYTES);
+    }
+
+    #[test]
+    fn neighbouring_addresses_spread_evenly() {
+        const BUCKETS: usize = 16;
+        let mut counts = [0_u32; BUCKETS];
+        for host in 0..=u16::MAX {
+            let [high, low] = host.to_be_bytes();
+            counts[source(&mapped([10, 1, high, low])) as usize % BUCKETS] += 1;
+        }
+        let expected = 65_536 / BUCKETS as u32;
+        for count in counts {
+            assert!(count.abs_diff(expected) < expected / 20, "{counts:?}");
+        }
+    }
+
+    const EXPECTED_SOURCE: u32 = 0x782b_0735;
+    const EXPECTED_SOURCE_AND_PORT: u32 = 0xa5ec_f220;
+    const EXPECTED_BYTES: u64 = 0xb0da_d73d_ef10_2b5a;
+}

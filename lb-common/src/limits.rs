@@ -1,0 +1,34 @@
+//! Sizes of the maps and bounds that both sides rely on.
+
+/// Services that XDP forwards; a record names one in a byte.
+pub const MAX_SERVICES: u32 = 256;
+/// Entries of `services`: each service, and a marker for each VIP.
+pub const MAX_SERVICE_ENTRIES: u32 = 2 * MAX_SERVICES;
+/// Pools that XDP chooses from.
+pub const MAX_POOLS: u32 = 64;
+/// Backends of all pools together; a backend in two pools counts twice.
+pub const MAX_BACKENDS: u32 = 1024;
+/// Backends of one pool.
+pub const MAX_POOL_MEMBERS: usize = 64;
+/// Endpoints: (SNAT address, backend address and port, protocol).
+pub const MAX_ENDPOINTS: u32 = 4096;
+/// Interfaces that the program is attached to.
+pub const MAX_INTERFACES: usize = 8;
+/// SNAT addresses of a node, both families together; a backend names its own by a bit each.
+pub const MAX_SNAT_ADDRESSES: usize = 8;
+/// Slots of one Maglev table: a prime, a hundred times the backends of a full pool, so that each
+/// share is within one percent of its weight (Eisenbud et al., NSDI 2016, section 5.3).
+pub const MAGLEV_SLOTS: u32 = 16_381;
+/// Entries of `maglev`: two halves for each pool, one in use while the other is written.
+pub const MAGLEV_ENTRIES: u32 = MAX_POOLS * 2 * MAGLEV_SLOTS;
+/// Flows that the tables hold unless the configuration says otherwise.
+pub const DEFAULT_MAX_FLOWS: u32 = 262_144;
+/// Affinity entries that the table holds unless the configuration says otherwise.
+pub const DEFAULT_MAX_AFFINITY: u32 = 262_144;
+/// Seconds for which a freed SNAT port is not given to another flow: late replies to the old one
+/// must not reach the new one's client.
+pub const SNAT_QUARANTINE_S: u32 = 10;
+/// SNAT ports that are tried for a new flow before its endpoint counts as full.
+pub const SNAT_PROBES: u32 = 128;
+/// Bytes of a name in a map value.
+pub const NAME_BYTES: usize = 64;
