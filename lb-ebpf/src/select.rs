@@ -1,0 +1,146 @@
+//! Choosing a backend for a client that belongs to none: weighted Maglev on the source address.
+
+use lb_common::{
+    addr::masked,
+    affinity::{Affinity, AffinityKey},
+    backend::Backend,
+    hash,
+    limits::{MAGLEV_SLOTS, MAX_POOL_MEMBERS},
+    pool::maglev_index,
+    service::Service,
+    verdict::DropReason,
+};
+
+use crate::{
+    maps::{AFFINITY, BACKENDS, MAGLEV, POOLS},
+    parse::Parsed,
+    pipeline::Node,
+    stats,
+};
+
+/// A chosen backend.
+#[derive(Clone, Copy)]
+pub(crate) struct Chosen {
+    /// Its number.
+    pub(crate) id: u16,
+    /// Its entry.
+    pub(crate) backend: &'static Backend,
+}
+
+/// Chooses a backend, and remembers the choice where the service has affinity.
+///
+/// What is remembered is the pool's choice. Where only this service's own check finds that
+/// backend down, this service's traffic takes a detour and the memory stays: two services of a
+/// group never change each other's choice.
+///
+/// # Errors
+///
+/// [`DropReason::NoEligibleBackend`].
+#[inline(always)]
+pub(crate) fn select(
+    node: &Node,
+    parsed: &Parsed,
+    service: &Service,
+) -> Result<Chosen, DropReason> {
+    let client = client(&parsed.source, parsed.v6, service);
+    let remembers = service.flags & Service::AFFINITY != 0;
+    let hash = if remembers {
+        hash::source(&client)
+    } else {
+        hash::source_and_port(&client, parsed.source_port)
+    };
+    let chosen = chosen(by_hash(service.pool, service.id, hash, 0))?;
+    if remembers {
+        let key = AffinityKey {
+            client,
+            group: service.group,
+        };
+        let entry = Affinity {
+            last_seen: node.now,
+            backend: chosen.id,
+            _reserved: 0,
+        };
+        if AFFINITY.insert(&key, &entry, 0).is_err() {
+            stats::affinity_full(service.id);
+        }
+    }
+    if chosen.backend.serves_service(service.id as u8) {
+        return Ok(chosen);
+    }
+    self::chosen(by_hash(service.pool, service.id, hash, 1))
+}
+
+/// Chooses a backend for a client whose own cannot serve this one service.
+///
+/// # Errors
+///
+/// [`DropReason::NoEligibleBackend`].
+#[inline(always)]
+pub(crate) fn detour(service: &Service, client: &[u8; 16]) -> Result<Chosen, DropReason> {
+    chosen(by_hash(service.pool, service.id, hash::source(client), 1))
+}
+
+/// Returns the client's address, cut to the prefix that the service tells clients apart by.
+#[inline(always)]
+pub(crate) fn client(source: &[u8; 16], v6: bool, service: &Service) -> [u8; 16] {
+    let prefix = if v6 {
+        service.ipv6_prefix
+    } else {
+        service.ipv4_prefix
+    };
+    if prefix >= 128 {
+        return *source;
+    }
+    masked(source, prefix)
+}
+
+/// No backend can be chosen.
+const NONE: u32 = u32::MAX;
+
+/// Returns the table's choice, or the next member that can serve while the table is older than a
+/// backend's state; else [`NONE`]. With `own_check` of 1 the service's own check counts as well.
+///
+/// A global function of the program: the verifier checks it once, by itself, instead of following
+/// its loop at each call. That is why it takes and returns numbers only.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn by_hash(pool: u16, service: u16, hash: u32, own_check: u32) -> u32 {
+    let Some(members) = POOLS.get(u32::from(pool)) else {
+        return NONE;
+    };
+    let usable = |id: u32| {
+        BACKENDS
+            .get(id)
+            .is_some_and(|backend| backend.takes_new_from(pool, service as u8, own_check != 0))
+    };
+    let slot = maglev_index(u32::from(pool), members.half, hash % MAGLEV_SLOTS);
+    if let Some(&id) = MAGLEV.get(slot)
+        && usable(id)
+    {
+        return id;
+    }
+    let count = members.member_count;
+    if count == 0 {
+        return NONE;
+    }
+    for turn in 0..MAX_POOL_MEMBERS as u32 {
+        // A remainder each time, and no comparison with `count`: from comparisons the verifier
+        // learns every pair of values there can be, and follows them all.
+        let member = (hash % count + turn) % count;
+        let id = u32::from(members.members[member as usize & (MAX_POOL_MEMBERS - 1)]);
+        if usable(id) {
+            return id;
+        }
+    }
+    NONE
+}
+
+/// Returns the backend with this number.
+#[inline(always)]
+fn chosen(id: u32) -> Result<Chosen, DropReason> {
+    let backend = BACKENDS.get(id).ok_or(DropReason::NoEligibleBackend)?;
+    Ok(Chosen {
+        id: id as u16,
+        backend,
+    })
+}

@@ -1,0 +1,107 @@
+//! Counters, per processor. They never decide anything.
+
+use aya_ebpf::programs::XdpContext;
+use aya_log_ebpf::warn;
+use lb_common::{
+    stats::{Counters, backend_index, service_index},
+    verdict::DropReason,
+};
+
+use crate::maps::{DROPS, STATS};
+
+/// Which way a packet goes.
+#[derive(Clone, Copy)]
+pub(crate) enum Direction {
+    /// From a client.
+    In,
+    /// To a client.
+    Out,
+}
+
+/// Counts a forwarded packet for its service and its backend.
+#[inline(always)]
+pub(crate) fn count(service: u8, backend: u16, direction: Direction, bytes: u64) {
+    for index in [
+        service_index(u32::from(service)),
+        backend_index(u32::from(backend)),
+    ] {
+        update(index, |counters| match direction {
+            Direction::In => {
+                counters.packets_in += 1;
+                counters.bytes_in += bytes;
+            }
+            Direction::Out => {
+                counters.packets_out += 1;
+                counters.bytes_out += bytes;
+            }
+        });
+    }
+}
+
+/// Counts a new flow.
+#[inline(always)]
+pub(crate) fn flow_new(service: u8, backend: u16) {
+    update(service_index(u32::from(service)), |c| c.flows_new += 1);
+    update(backend_index(u32::from(backend)), |c| c.flows_new += 1);
+}
+
+/// Counts a flow that came to `backend` from one that could not serve it any more.
+#[inline(always)]
+pub(crate) fn flow_moved(service: u8, backend: u16) {
+    update(service_index(u32::from(service)), |c| c.flows_moved += 1);
+    update(backend_index(u32::from(backend)), |c| c.flows_moved += 1);
+}
+
+/// Counts a flow that begins without an affinity entry.
+#[inline(always)]
+pub(crate) fn affinity_full(service: u16) {
+    update(service_index(u32::from(service)), |c| c.affinity_full += 1);
+}
+
+/// Counts a packet of a service that could not be forwarded; the reason is counted by [`drop`].
+#[inline(always)]
+pub(crate) fn refused(service: u16) {
+    update(service_index(u32::from(service)), |c| c.dropped += 1);
+}
+
+/// Counts a dropped packet, and logs what should not happen.
+///
+/// The log line comes with the first such packet, the second, the fourth and so on, of each
+/// processor: a flood of packets is no flood of lines.
+#[inline(always)]
+pub(crate) fn drop(context: &XdpContext, reason: DropReason) {
+    let Some(counter) = DROPS.get_ptr_mut(reason as u32) else {
+        return;
+    };
+    // SAFETY: the slot belongs to this processor, and XDP programs do not interrupt each other.
+    let count = unsafe {
+        *counter += 1;
+        *counter
+    };
+    if count & (count - 1) != 0 {
+        return;
+    }
+    match reason {
+        DropReason::SnatPortsExhausted => {
+            warn!(
+                context,
+                "no free SNAT port towards a backend: {} packets", count
+            );
+        }
+        DropReason::FlowTableFull => {
+            warn!(context, "the flow table is full: {} packets", count);
+        }
+        DropReason::Inconsistent => {
+            warn!(context, "the maps contradict each other: {} packets", count);
+        }
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn update(index: u32, change: impl FnOnce(&mut Counters)) {
+    if let Some(counters) = STATS.get_ptr_mut(index) {
+        // SAFETY: as in `drop`.
+        change(unsafe { &mut *counters });
+    }
+}
