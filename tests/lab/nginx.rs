@@ -1,0 +1,178 @@
+//! Real HTTPS health pages: nginx with a certificate of its own.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use super::{
+    eventually::eventually,
+    host::Host,
+    process::{Outcome, Process},
+    site::Lab,
+};
+
+/// How long nginx may take to open its port.
+const START_BOUND: Duration = Duration::from_secs(10);
+
+/// A key and a self-signed certificate.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The certificate, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+}
+
+impl Certificate {
+    /// Makes a certificate for the common name `name`, with files in `directory`.
+    ///
+    /// # Panics
+    ///
+    /// If openssl fails.
+    #[must_use]
+    pub fn self_signed(directory: &Path, name: &str) -> Self {
+        let made = Self {
+            certificate: directory.join(format!("{name}.pem")),
+            key: directory.join(format!("{name}.key")),
+        };
+        let mut command = Command::new("openssl");
+        command
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+            ])
+            .args(["-nodes", "-days", "30", "-subj", &format!("/CN={name}")])
+            .args(["-addext", &format!("subjectAltName=DNS:{name}")])
+            .arg("-keyout")
+            .arg(&made.key)
+            .arg("-out")
+            .arg(&made.certificate);
+        Outcome::of(command).ok();
+        made
+    }
+}
+
+/// An nginx that serves one page over HTTPS.
+#[derive(Debug)]
+pub struct Nginx {
+    _process: Process,
+    page: PathBuf,
+    unavailable: PathBuf,
+}
+
+impl Nginx {
+    /// Starts nginx on `host`, IPv4 and IPv6, and waits until its TCP `port` is open.
+    ///
+    /// `path` answers 200 and `body`, everything else 404.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    #[must_use]
+    pub fn start(lab: &Lab, host: &Host, port: u16, path: &str, body: &str) -> Self {
+        let directory = lab
+            .directory()
+            .join(format!("nginx-{}-{port}", host.name()));
+        fs::create_dir(&directory).expect("the site's directory takes another");
+        let certificate = Certificate::self_signed(&directory, host.name());
+        let page = directory.join("page");
+        let unavailable = directory.join("unavailable");
+        fs::write(&page, body).expect("the page can be written");
+        let configuration = directory.join("nginx.conf");
+        fs::write(&configuration, text(&directory, &certificate, port, path))
+            .expect("the configuration can be written");
+        let mut command = host.command("nginx");
+        command
+            .arg("-c")
+            .arg(&configuration)
+            .arg("-p")
+            .arg(&directory)
+            .arg("-e")
+            .arg("stderr");
+        let process = Process::start("nginx", command, &directory.join("log"));
+        let server = SocketAddr::new(IpAddr::from(host.v4()), port);
+        eventually(
+            START_BOUND,
+            &format!("nginx is open: {}", process.log()),
+            || {
+                host.net()
+                    .enter(|| TcpStream::connect_timeout(&server, Duration::from_secs(1)))
+                    .is_ok()
+            },
+        );
+        Self {
+            _process: process,
+            page,
+            unavailable,
+        }
+    }
+
+    /// Answers with `body` from here on.
+    ///
+    /// # Panics
+    ///
+    /// If the page cannot be written.
+    pub fn set_body(&self, body: &str) {
+        // Renamed into place, so that nobody reads half a page.
+        let new = self.page.with_extension("new");
+        fs::write(&new, body).expect("the page can be written");
+        fs::rename(&new, &self.page).expect("the page can be replaced");
+    }
+
+    /// Answers 503 from here on, or the page again.
+    ///
+    /// # Panics
+    ///
+    /// If the mark cannot be written.
+    pub fn set_available(&self, available: bool) {
+        if !available {
+            fs::write(&self.unavailable, "").expect("the mark can be written");
+        } else if self.unavailable.exists() {
+            fs::remove_file(&self.unavailable).expect("the mark can be removed");
+        }
+    }
+}
+
+fn text(directory: &Path, certificate: &Certificate, port: u16, path: &str) -> String {
+    let directory = directory.display();
+    // One process in the foreground: what is killed is all there is.
+    format!(
+        "daemon off;
+master_process off;
+pid {directory}/pid;
+error_log stderr;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {directory}/body;
+  proxy_temp_path {directory}/proxy;
+  fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi;
+  scgi_temp_path {directory}/scgi;
+  server {{
+    listen {port} ssl;
+    listen [::]:{port} ssl;
+    ssl_certificate {};
+    ssl_certificate_key {};
+    root {directory};
+    location = {path} {{
+      if (-f {directory}/unavailable) {{ return 503; }}
+      default_type text/html;
+      try_files /page =404;
+    }}
+    location / {{ return 404; }}
+  }}
+}}
+",
+        certificate.certificate.display(),
+        certificate.key.display()
+    )
+}
