@@ -1,3 +1,57 @@
-//! `cargo xtask`: every job of the project by name.
+//! `cargo xtask`: every job of the project by name. This file is the table of contents.
 
-fn main() {}
+mod check;
+mod process;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Every job of the project by name.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// Makes this machine able to build, test and demonstrate vipd; does only what is missing
+    Setup(setup::Options),
+    /// Runs every test there is, as root
+    Test(test::Options),
+    /// Checks format, lints, house rules and documentation
+    Check,
+    /// Shows the demonstration site; with `-- --config FILE`, runs vipd on this machine
+    Run(run::Options),
+}
+
+fn main() -> ExitCode {
+    match run_job(Arguments::parse().job) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_job(job: Job) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    match job {
+        Job::Setup(options) => setup::command(&workspace, &options)?,
+        Job::Test(options) => return test::command(&workspace, &options),
+        Job::Check => check::command(&workspace)?,
+        Job::Run(options) => run::command(&workspace, &options)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,291 @@
+//! A small Parallels RAS site in network namespaces: two clients, the balancer, three gateways.
+//!
+//! Each gateway is a real DTLS server on UDP 443 and a real HTTPS page on TCP 443, by which `vipd`
+//! knows its health. Nothing of the site is visible to the rest of this machine, and everything is
+//! gone when this process ends.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use lb_tests::lab::configuration::backend;
+use lb_tests::lab::daemon::binary;
+use lb_tests::lab::dtls::{DtlsServer, DtlsSession};
+use lb_tests::lab::nginx::Nginx;
+use lb_tests::lab::site::vip;
+use lb_tests::lab::{Configuration, Daemon, Host, Lab};
+
+use super::signals::{self, Signals};
+
+/// The port of both, sessions and health page.
+const PORT: u16 = 443;
+
+/// The page that the vendor's guide names.
+const PAGE: &str = "/RASHTML5Gateway";
+
+/// A check that finds a failure within some seconds, for people who watch.
+const HEALTH: &str = r#"{ type = "https", port = 443, path = "/RASHTML5Gateway", expect_status = [200], verify = "none", interval = "1s", timeout = "1s", rise = 2, fall = 2 }"#;
+
+/// The names and the time of the vendor's guide.
+const POOL: &str = "ras-gateways";
+const SERVICE: &str = "RAS-SG-UDP";
+const PERSISTENCE: &str = r#"persistence = { key = "source-ip", timeout = "6h" }"#;
+
+/// Time between two rounds of sessions.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Rounds until a change must have been seen in the run without hands.
+const PATIENCE: usize = 20;
+
+/// Builds the site, shows it, and cleans it up at the first signal.
+pub(super) fn command(once: bool) -> Result<()> {
+    signals::end_with_parent()?;
+    let signals = Signals::block(&[libc::SIGINT, libc::SIGTERM])?;
+
+    println!("\nbuilding the site");
+    let lab = Lab::one_arm().clients(2).gateways(3).build();
+    let _dtls: Vec<_> = lab
+        .gateways()
+        .iter()
+        .map(|gateway| DtlsServer::start(&lab, gateway, PORT))
+        .collect();
+    let pages = lab.gateways().iter().map(|gateway| {
+        let page = Nginx::start(&lab, gateway, PORT, PAGE, "RAS HTML5 Gateway\n");
+        (gateway.name().to_owned(), page)
+    });
+    let pages: BTreeMap<_, _> = pages.collect();
+    println!("starting vipd");
+    let backends: Vec<_> = lab.gateways().iter().map(backend).collect();
+    let configuration = Configuration::new().pool(POOL, &backends, HEALTH).udp(
+        SERVICE,
+        vip(PORT),
+        POOL,
+        PERSISTENCE,
+    );
+    let daemon = Daemon::start(&lab, &configuration);
+
+    let mut show = Show::new(&lab, &daemon);
+    show.site();
+    show.round();
+    show.status();
+    if once {
+        return without_hands(&mut show, &pages, &signals);
+    }
+    show.what_to_try();
+    while signals.wait(Some(PAUSE))?.is_none() {
+        show.round();
+    }
+    println!("\ncleaning up");
+    Ok(())
+}
+
+/// Lets a gateway fail and return, and makes sure that its clients leave it.
+fn without_hands(
+    show: &mut Show<'_>,
+    pages: &BTreeMap<String, Nginx>,
+    signals: &Signals,
+) -> Result<()> {
+    let client = show.lab.client(1).name().to_owned();
+    let Some(first) = show.gateway_of(&client) else {
+        bail!("{client} has no session");
+    };
+    let page = &pages[&first];
+    println!("\n{first} answers 503 from now on");
+    page.set_available(false);
+    let moved = show.until(signals, |show| {
+        show.gateway_of(&client).is_some_and(|now| now != first)
+    })?;
+    ensure!(
+        moved,
+        "{client} stayed with {first}, whose page answers 503"
+    );
+    show.status();
+
+    println!("\n{first} is well again");
+    page.set_available(true);
+    let back = show.until(signals, |show| show.is_up(&first))?;
+    ensure!(back, "{first} did not come up again");
+    show.status();
+    println!("\ndone: cleaning up");
+    Ok(())
+}
+
+/// What is on the screen.
+struct Show<'a> {
+    lab: &'a Lab,
+    daemon: &'a Daemon<'a>,
+    /// Client to the gateway that served its last session; `None` if there was none.
+    served: BTreeMap<String, Option<String>>,
+    /// Backend to whether it was up, and why, when last looked at.
+    health: BTreeMap<String, (bool, String)>,
+    /// Whether the daemon answered when last asked.
+    answers: bool,
+    rounds: u64,
+}
+
+impl<'a> Show<'a> {
+    fn new(lab: &'a Lab, daemon: &'a Daemon<'a>) -> Self {
+        Self {
+            lab,
+            daemon,
+            served: BTreeMap::new(),
+            health: BTreeMap::new(),
+            answers: true,
+            rounds: 0,
+        }
+    }
+
+    /// Draws the site.
+    fn site(&self) {
+        let lab = self.lab;
+        println!(
+            "\n  one DTLS session after the other, from each client to {} (UDP)\n",
+            vip(PORT)
+        );
+        for client in lab.clients() {
+            println!(
+                "  {:<10} {:<14} a user's device",
+                client.name(),
+                client.v4()
+            );
+        }
+        println!(
+            "  {:<10} {:<14} vipd, VIP {}",
+            lab.balancer().name(),
+            lab.balancer().v4(),
+            vip(PORT).ip()
+        );
+        for gateway in lab.gateways() {
+            println!(
+                "  {:<10} {:<14} DTLS on UDP {PORT}, https://{}{PAGE}",
+                gateway.name(),
+                gateway.v4(),
+                gateway.v4()
+            );
+        }
+        println!();
+    }
+
+    /// Opens a session from each client, and says what is new since the last round.
+    fn round(&mut self) {
+        self.rounds += 1;
+        self.look_at_health();
+        let lab = self.lab;
+        for client in lab.clients() {
+            let gateway = self.session(client);
+            let before = self
+                .served
+                .insert(client.name().to_owned(), gateway.clone());
+            if before.as_ref() == Some(&gateway) {
+                continue;
+            }
+            let name = client.name();
+            match (gateway, before.flatten()) {
+                (Some(now), None) => println!("  {name}: DTLS session with {now}, echo is right"),
+                (Some(now), Some(old)) => println!("  {name}: moved from {old} to {now}"),
+                (None, _) => println!("  {name}: no DTLS session; it tries again"),
+            }
+        }
+    }
+
+    /// A whole session: handshake, a line there and back, goodbye. Returns who served it.
+    fn session(&self, client: &Host) -> Option<String> {
+        let mut session = DtlsSession::try_open(self.lab, client, vip(PORT)).ok()?;
+        let line = format!("{} in round {}", client.name(), self.rounds);
+        session.try_echo(&line).then(|| session.peer())
+    }
+
+    /// Says which backends have changed.
+    fn look_at_health(&mut self) {
+        let status = self.daemon.try_status();
+        if self.answers != status.is_ok() {
+            self.answers = status.is_ok();
+            let now = if self.answers { "back" } else { "gone" };
+            println!("  vipd is {now}");
+        }
+        let Ok(status) = status else { return };
+        for gateway in self.lab.gateways() {
+            let backend = status.backend(gateway.name());
+            let now = (backend.is_up(), backend.health_reason().to_owned());
+            let before = self.health.insert(gateway.name().to_owned(), now.clone());
+            if before.is_some_and(|before| before.0 != now.0) {
+                let state = if now.0 { "up" } else { "down" };
+                println!("  {} is {state}: {}", gateway.name(), now.1);
+            }
+        }
+    }
+
+    /// Prints what `vipd status` prints.
+    fn status(&self) {
+        let outcome = self.daemon.cli(&["status"]);
+        println!("\n$ vipd status");
+        print!("{}", outcome.text());
+    }
+
+    /// Makes rounds until `condition` holds; false if it does not in time, or a signal came.
+    fn until(&mut self, signals: &Signals, condition: impl Fn(&Self) -> bool) -> Result<bool> {
+        for _ in 0..PATIENCE {
+            self.round();
+            if condition(self) {
+                return Ok(true);
+            }
+            if signals.wait(Some(PAUSE))?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
+    fn gateway_of(&self, client: &str) -> Option<String> {
+        self.served.get(client).cloned().flatten()
+    }
+
+    fn is_up(&self, backend: &str) -> bool {
+        self.health.get(backend).is_some_and(|(up, _)| *up)
+    }
+
+    /// Prints commands for another terminal.
+    fn what_to_try(&self) {
+        let lab = self.lab;
+        let client = lab.client(1);
+        let gateway = self
+            .gateway_of(client.name())
+            .unwrap_or_else(|| lab.gateway(1).name().to_owned());
+        println!(
+            "
+what to try now: sessions go on here, and what changes is told here.
+In another terminal, as root, first:
+
+    SITE={site}
+    vipd() {{ $SITE/balancer {binary} \"$@\" --config {file}; }}
+
+  look at the state, live
+    vipd status --watch
+  ask why a client is where it is, and see its flows
+    vipd explain {client}
+    vipd flows
+  read the kernel's own tables
+    $SITE/balancer bpftool map dump pinned /sys/fs/bpf/vipd/flows
+    $SITE/balancer bpftool map dump pinned /sys/fs/bpf/vipd/backends
+    $SITE/balancer bpftool prog show pinned /sys/fs/bpf/vipd/vipd
+    $SITE/balancer bpftool net show
+  let {gateway} die, watch its clients move, and bring it back
+    $SITE/{gateway} ip link set eth0 down
+    $SITE/{gateway} ip link set eth0 up
+  take a gateway out of service, and back
+    vipd halt {gateway}
+    vipd enable {gateway}
+  kill the daemon: the sessions do not notice; then start it again (Ctrl-C ends it)
+    kill -9 {pid}
+    vipd run
+
+Ctrl-C here ends the site and cleans up.
+",
+            site = lab.directory().display(),
+            binary = binary().display(),
+            file = self.daemon.configuration_file().display(),
+            client = client.v4(),
+            pid = self.daemon.pid()
+        );
+    }
+}
