@@ -1,1 +1,28 @@
 //! vipd: the daemon and its command line.
+//!
+//! # Where things are
+//!
+//! | module | job | may use |
+//! |---|---|---|
+//! | [`config`] | from the file to types that cannot be wrong | `toml`, in `config::raw` alone |
+//!
+//! # The way of a health result
+//!
+//! A probe ([`health::probe`]) ends; the judge (`health::judge`, pure) counts it; the event goes
+//! to [`control`], which changes its state ([`control::state`], pure), renders what the maps shall
+//! hold ([`mod@control::render`], pure), plans the steps ([`mod@control::plan`], pure), has the
+//! [`dataplane`] carry them out, and publishes a new [`control::snapshot`]. The next packet of each
+//! flow meets the new state. A packet's own way is in `lb-ebpf`, `pipeline.rs`.
+//!
+//! # Invariants
+//!
+//! - Only [`dataplane`] names `aya`; only `config::raw` names `toml`.
+//! - One task ([`control::Control`]) writes the maps of services, pools, backends and tables;
+//!   flows, records and affinity entries belong to the packets, and the sweeper ends them.
+//! - Flows need no map write by the daemon: if it is killed, forwarding goes on.
+//! - Nothing is logged per packet.
+//! - Judge, state, rendering and plan take time as an argument and do no I/O.
+//! - Nothing from outside, be it a file, a reply, a certificate or a request, makes the daemon panic.
+#![deny(unsafe_code)]
+
+pub mod config;

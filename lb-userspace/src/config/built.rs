@@ -1,0 +1,127 @@
+//! What the configuration can say and this version cannot do yet: refused by name.
+//!
+//! Everything is parsed and validated in full before it comes here, so that a file for a later
+//! version can be checked today. A feature that is built loses its lines here and nowhere else.
+
+use super::{
+    error::{ConfigErrors, Fault},
+    model::{Algorithm, Config, Forwarding, Pool, Protocol, Service},
+};
+
+/// Refuses what is not built yet.
+///
+/// # Errors
+///
+/// A fault for each service that this version cannot forward, each limit that it cannot hold, and
+/// each pool that XDP cannot choose from as configured.
+pub fn require_built(config: &Config) -> Result<(), ConfigErrors> {
+    let mut faults = Vec::new();
+    for (index, service) in config.services.iter().enumerate() {
+        let place = format!("service[{index}] \"{}\"", service.name);
+        faults.extend(service_faults(&place, None, service));
+    }
+    for (index, pool) in config.pools.iter().enumerate() {
+        let services = config.services.iter().map(AsRef::as_ref);
+        let place = format!("pool[{index}] \"{}\"", pool.name);
+        faults.extend(pool_faults(&place, None, pool, services));
+    }
+    ConfigErrors::new(faults).map_or(Ok(()), Err)
+}
+
+/// Returns what of `service`, which stands at `place`, is not built yet.
+pub(super) fn service_faults(place: &str, line: Option<usize>, service: &Service) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut fault = |message: String| {
+        faults.push(Fault {
+            place: place.to_owned(),
+            line,
+            column: None,
+            message,
+        });
+    };
+    match service.forwarding {
+        way @ (Forwarding::Tcp | Forwarding::Http | Forwarding::Redirect) => {
+            fault(format!(
+                "forwarding = \"{way}\" is not built yet; {}",
+                remedy(place, way)
+            ));
+        }
+        Forwarding::Snat if service.protocol == Protocol::Tcp => {
+            let remedy = remedy(place, Forwarding::Snat);
+            fault(format!(
+                "forwarding = \"snat\" with protocol = \"tcp\" is not built yet; {remedy}"
+            ));
+        }
+        Forwarding::Snat | Forwarding::Monitor => {}
+    }
+    let limits = &service.limits;
+    for (key, limit) in [
+        ("new_flows_per_second", limits.new_flows_per_second),
+        ("new_flows_per_source", limits.new_flows_per_source),
+    ] {
+        if limit > 0 {
+            fault(format!(
+                "limits.{key} = {limit} is not built yet; remove it"
+            ));
+        }
+    }
+    faults
+}
+
+/// Returns what of `pool`, which stands at `place`, XDP cannot do yet.
+pub(super) fn pool_faults<'a>(
+    place: &str,
+    line: Option<usize>,
+    pool: &Pool,
+    mut services: impl Iterator<Item = &'a Service>,
+) -> Vec<Fault> {
+    let in_xdp = services.any(|service| {
+        service.forwarding == Forwarding::Snat && service.pool.as_ref() == Some(&pool.name)
+    });
+    let mut faults = Vec::new();
+    let mut fault = |message: String| {
+        faults.push(Fault {
+            place: place.to_owned(),
+            line,
+            column: None,
+            message,
+        });
+    };
+    let algorithm = match pool.algorithm {
+        Algorithm::SourceHash => None,
+        Algorithm::RoundRobin => Some("round-robin"),
+        Algorithm::LeastConnections => Some("least-connections"),
+    };
+    if let Some(algorithm) = algorithm.filter(|_| in_xdp) {
+        fault(format!(
+            "algorithm = \"{algorithm}\" is not built yet for \"snat\"; write \"source-hash\""
+        ));
+    }
+    if in_xdp && !pool.slow_start.is_zero() {
+        let slow_start = super::duration::format(pool.slow_start);
+        fault(format!(
+            "slow_start = \"{slow_start}\" is not built yet for \"snat\"; remove it"
+        ));
+    }
+    faults
+}
+
+/// A note for whoever starts from a preset of which this version runs only a part.
+pub(super) const PRESET_NOTE: &[&str] = &[
+    "This version forwards UDP and probes; it refuses to run the services that forward TCP or \
+     HTTP.",
+    "`vipd config expand` prints them one by one: keep those with forwarding = \"snat\" or \
+     \"monitor\".",
+];
+
+/// A preset's services are no blocks of the file that could be removed one by one.
+fn remedy(place: &str, forwarding: Forwarding) -> &'static str {
+    match (place.starts_with("site["), forwarding) {
+        (true, _) => {
+            "write out the preset with `vipd config expand`, then remove the service or use \
+             \"monitor\""
+        }
+        (false, Forwarding::Redirect) => "remove the service",
+        (false, _) => "remove the service or use \"monitor\"",
+    }
+}

@@ -1,0 +1,123 @@
+//! Files on disk: the configuration itself, and what it names.
+
+use std::fs;
+
+use super::{
+    super::{LoadError, load, load_runnable},
+    PLAIN, SMALL,
+};
+
+#[test]
+fn a_missing_file_says_how_to_make_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("vipd.toml");
+
+    let error = load(&path).expect_err("nothing there");
+
+    let LoadError::Unreadable { .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot read {}; name the file with --config, or write one with `vipd init`",
+            path.display()
+        )
+    );
+}
+
+#[test]
+fn certificate_files_are_looked_into_when_the_file_is_loaded() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("vipd.toml");
+    let wrong = directory.path().join("key.pem");
+    fs::write(&wrong, "-----BEGIN PRIVATE KEY-----\n").expect("written");
+    let ca = |path: &str| {
+        SMALL.replace(
+            "backends",
+            &format!("health = {{ type = \"https\", verify = \"ca\", ca = \"{path}\" }}\nbackends"),
+        )
+    };
+
+    fs::write(&path, ca("/nonexistent/ca.pem")).expect("written");
+    let missing = load(&path).expect_err("no such file").to_string();
+    assert_eq!(
+        missing,
+        format!(
+            "{} has 1 fault\n  pool[0].health.ca (line 7): cannot read \"/nonexistent/ca.pem\" (No such file or directory (os error 2)); check the path and its permissions",
+            path.display()
+        )
+    );
+
+    fs::write(&path, ca(wrong.to_str().expect("UTF-8"))).expect("written");
+    let not_one = load(&path)
+        .expect_err("a key is no certificate")
+        .to_string();
+    assert!(not_one.contains("holds no certificate"), "{not_one}");
+
+    fs::write(&wrong, "-----BEGIN CERTIFICATE-----\n").expect("written");
+    load(&path).expect("a certificate");
+}
+
+#[test]
+fn what_is_not_built_is_reported_with_all_other_faults_at_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("vipd.toml");
+    fs::write(&path, PLAIN.replace("port = 80\n", "port = 0\n")).expect("written");
+
+    let error = load_runnable(&path).expect_err("faults of both stages");
+
+    let shown: Vec<String> = error.faults().iter().map(ToString::to_string).collect();
+    assert!(
+        shown.iter().any(|fault| fault.starts_with(
+            "service[0] \"RAS-SG-HTTPS\" (line 12): forwarding = \"tcp\" is not built yet"
+        )),
+        "{error}"
+    );
+    assert!(
+        shown
+            .iter()
+            .any(|fault| fault.starts_with("service[1].port (line 24): 0 is out of range")),
+        "{error}"
+    );
+    assert!(
+        shown
+            .iter()
+            .any(|fault| fault.contains("tls.certificates[0].certificate")),
+        "{error}"
+    );
+}
+
+#[test]
+fn bytes_that_are_no_text_are_one_fault_with_its_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("vipd.toml");
+    fs::write(&path, b"[node]\ninterfaces = [\"\xff\"]\n").expect("written");
+
+    let error = load(&path).expect_err("not UTF-8");
+
+    assert_eq!(error.faults().len(), 1);
+    assert_eq!(error.faults()[0].line, Some(2));
+}
+
+#[test]
+fn a_file_without_end_is_refused() {
+    let error = load(std::path::Path::new("/dev/zero")).expect_err("too long");
+    let LoadError::Unreadable { source, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(source.kind(), std::io::ErrorKind::FileTooLarge);
+}
+
+#[test]
+fn programs_read_faults_as_json() {
+    let errors = super::super::parse(&SMALL.replace("53", "0")).expect_err("port 0");
+
+    let json = serde_json::to_value(&errors).expect("JSON");
+
+    let message = "0 is out of range; choose 1 to 65535";
+    assert_eq!(
+        json,
+        serde_json::json!([{ "place": "service[0].port", "line": 12, "message": message }])
+    );
+}
