@@ -4,6 +4,7 @@
 //!
 //! | module | job | may use |
 //! |---|---|---|
+//! | [`dataplane`] | the kernel side: program, links, maps, the sweeper | `aya`, `lb-common` |
 //! | [`config`] | from the file to types that cannot be wrong | `toml`, in `config::raw` alone |
 //!
 //! # The way of a health result
@@ -26,3 +27,4 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod dataplane;
