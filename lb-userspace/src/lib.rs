@@ -5,7 +5,9 @@
 //! | module | job | may use |
 //! |---|---|---|
 //! | [`dataplane`] | the kernel side: program, links, maps, the sweeper | `aya`, `lb-common` |
+//! | [`health`] | probes and their judgement | config, tls |
 //! | [`config`] | from the file to types that cannot be wrong | `toml`, in `config::raw` alone |
+//! | [`tls`] | how a server's certificate is judged | `rustls` |
 //!
 //! # The way of a health result
 //!
@@ -28,3 +30,5 @@
 
 pub mod config;
 pub mod dataplane;
+pub mod health;
+pub mod tls;
