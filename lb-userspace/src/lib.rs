@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | [`dataplane`] | the kernel side: program, links, maps, the sweeper | `aya`, `lb-common` |
 //! | [`health`] | probes and their judgement | config, tls |
+//! | [`net`] | interfaces, next hops, addresses, announcements, reserved ports | netlink |
 //! | [`config`] | from the file to types that cannot be wrong | `toml`, in `config::raw` alone |
 //! | [`tls`] | how a server's certificate is judged | `rustls` |
 //!
@@ -31,4 +32,5 @@
 pub mod config;
 pub mod dataplane;
 pub mod health;
+pub mod net;
 pub mod tls;
