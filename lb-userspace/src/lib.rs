@@ -4,11 +4,13 @@
 //!
 //! | module | job | may use |
 //! |---|---|---|
+//! | [`control`] | the single owner of desired state: events in, maps and a snapshot out | dataplane, config |
 //! | [`dataplane`] | the kernel side: program, links, maps, the sweeper | `aya`, `lb-common` |
 //! | [`health`] | probes and their judgement | config, tls |
 //! | [`net`] | interfaces, next hops, addresses, announcements, reserved ports | netlink |
 //! | [`config`] | from the file to types that cannot be wrong | `toml`, in `config::raw` alone |
 //! | [`tls`] | how a server's certificate is judged | `rustls` |
+//! | [`telemetry`] | the log | `tracing` |
 //!
 //! # The way of a health result
 //!
@@ -30,7 +32,9 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod control;
 pub mod dataplane;
 pub mod health;
 pub mod net;
+pub mod telemetry;
 pub mod tls;

@@ -1,0 +1,422 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::{
+    backend::Backend, limits::MAX_POOL_MEMBERS, pool::MAGLEV_EMPTY, service::Service,
+    service::ServiceKey,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    config::model::{AdminState, Config, Forwarding},
+    control::{
+        event::Health,
+        overrides::Overrides,
+        render::{Tables, render},
+        state::{Author, DesiredState},
+        testing::{self, backend, first_start, hop, ip, name, new_maps, now, pool, service},
+    },
+    dataplane::{Dataplane, fake::Fake},
+};
+
+/// What can happen to a site.
+#[derive(Clone, Debug)]
+enum Step {
+    Probe { backend: usize, up: bool },
+    Check { backend: usize, up: bool },
+    Way { backend: usize, found: bool },
+    Source { backend: usize, last: u8 },
+    Admin { backend: usize, state: AdminState },
+    Weight { backend: usize, weight: u16 },
+    Sweep { busy: bool },
+    Reload(Vec<bool>, u16),
+}
+
+const NAMES: [(&str, &str, &str); 6] = [
+    ("a", "a1", "10.0.1.1"),
+    ("a", "a2", "10.0.1.2"),
+    ("a", "a3", "10.0.1.3"),
+    ("b", "b1", "10.0.2.1"),
+    ("b", "b2", "10.0.1.1"),
+    ("b", "b3", "10.0.2.3"),
+];
+
+fn step() -> impl Strategy<Value = Step> {
+    let backend = 0..NAMES.len();
+    prop_oneof![
+        (backend.clone(), any::<bool>()).prop_map(|(backend, up)| Step::Probe { backend, up }),
+        (backend.clone(), any::<bool>()).prop_map(|(backend, up)| Step::Check { backend, up }),
+        (backend.clone(), any::<bool>()).prop_map(|(backend, found)| Step::Way { backend, found }),
+        (backend.clone(), 1_u8..4).prop_map(|(backend, last)| Step::Source { backend, last }),
+        (
+            backend.clone(),
+            prop_oneof![
+                Just(AdminState::Active),
+                Just(AdminState::Drain),
+                Just(AdminState::Halt)
+            ]
+        )
+            .prop_map(|(backend, state)| Step::Admin { backend, state }),
+        (backend, 0_u16..200).prop_map(|(backend, weight)| Step::Weight { backend, weight }),
+        any::<bool>().prop_map(|busy| Step::Sweep { busy }),
+        (
+            prop::collection::vec(any::<bool>(), NAMES.len() + 2),
+            443_u16..446
+        )
+            .prop_map(|(has, port)| Step::Reload(has, port)),
+    ]
+}
+
+/// A site with the backends and services that `has` says.
+fn site(has: &[bool], backend_port: u16) -> Config {
+    let backends = |of: &str| {
+        NAMES
+            .iter()
+            .zip(has)
+            .filter(|((pool, _, _), has)| *pool == of && **has)
+            .map(|((_, name, address), _)| {
+                let mut backend = backend(name, address);
+                backend.backup = *name == "a3";
+                backend
+            })
+            .collect::<Vec<_>>()
+    };
+    let mut services = Vec::new();
+    if has[NAMES.len()] {
+        services.push(service("s-a", "10.0.0.100", 443, "a"));
+    }
+    if has[NAMES.len() + 1] {
+        let mut checked = service("s-b", "10.0.0.100", 444, "b");
+        checked.health = Some(testing::connect());
+        checked.backend_port = Some(backend_port);
+        services.push(checked);
+    }
+    let mut monitor = service("watched", "10.0.0.101", 0, "a");
+    monitor.forwarding = Forwarding::Monitor;
+    services.push(monitor);
+    testing::config(
+        vec![pool("a", backends("a")), pool("b", backends("b"))],
+        services,
+    )
+}
+
+fn take(state: &mut DesiredState, step: &Step) {
+    let named = |index: usize| format!("{}/{}", NAMES[index].0, NAMES[index].1);
+    let health = |up: bool| if up { Health::Up } else { Health::Down };
+    match step {
+        Step::Probe { backend, up } => testing::probed(state, &named(*backend), health(*up)),
+        Step::Check { backend, up } => {
+            testing::probed_for(state, &named(*backend), "s-b", health(*up));
+        }
+        Step::Way { backend, found } => {
+            let result = found.then(hop).ok_or_else(|| "no route".to_owned());
+            state.on_next_hop(ip(NAMES[*backend].2), result);
+        }
+        Step::Source { backend, last } => {
+            let mut hop = hop();
+            hop.source = ip(&format!("10.0.0.{last}"));
+            state.on_next_hop(ip(NAMES[*backend].2), Ok(hop));
+        }
+        Step::Admin { backend, state: to } => {
+            let author = Author {
+                by: "root".to_owned(),
+                at: now(),
+                reason: None,
+            };
+            state.set_admin_state(&name(&named(*backend)), *to, author);
+        }
+        Step::Weight { backend, weight } => {
+            let author = Author {
+                by: "root".to_owned(),
+                at: now(),
+                reason: None,
+            };
+            state.set_weight(&name(&named(*backend)), Some(*weight), author);
+        }
+        Step::Sweep { busy } => testing::sweep(state, |report| {
+            if *busy {
+                report.flows_by_backend.insert(1, 5);
+                report.flows_by_service.insert(0, 5);
+                report.ports_by_slot.insert(0, Default::default());
+            }
+        }),
+        Step::Reload(has, port) => {
+            state
+                .reload(site(has, *port).into(), now())
+                .expect("nothing that cannot change");
+        }
+    }
+}
+
+fn fake(state: &DesiredState) -> Fake {
+    let mut fake = Fake::default();
+    fake.image = new_maps(&state.config);
+    fake
+}
+
+/// Carries out one step, looks at the maps after it, and says what is wrong with them.
+fn carry_out(
+    fake: &mut Fake,
+    used_halves: &BTreeMap<u16, u32>,
+    step: &MapOp,
+) -> Result<(), String> {
+    if let MapOp::Table { pool, half, .. } = step
+        && used_halves.get(pool) == Some(half)
+    {
+        return Err(format!(
+            "half {half} of pool {pool} is written while in use"
+        ));
+    }
+    fake.apply(std::slice::from_ref(step))
+        .map_err(|error| error.to_string())?;
+    consistent(&fake.image)
+}
+
+/// What must hold between any two steps.
+fn consistent(image: &Image) -> Result<(), String> {
+    for (number, pool) in &image.pools {
+        let named = pool.table.iter().filter(|&&slot| slot != MAGLEV_EMPTY);
+        let named = named.map(|&slot| slot as u16).collect::<BTreeSet<u16>>();
+        if pool.table.is_empty() {
+            return Err(format!("pool {number} names a half that was never written"));
+        }
+        if named.is_empty() != (pool.pool.eligible == 0) {
+            return Err(format!("pool {number} and its table disagree"));
+        }
+        for backend in named.iter().chain(members(&pool.pool)) {
+            let present = image.backends.get(backend);
+            if present.is_none_or(|backend| backend.pool != *number) {
+                return Err(format!(
+                    "pool {number} names backend {backend}, which is not there"
+                ));
+            }
+        }
+    }
+    let mut numbers = BTreeSet::new();
+    for (key, service) in image.services.iter().filter(|(key, _)| key.protocol != 0) {
+        if !image.pools.contains_key(&service.pool) {
+            return Err(format!(
+                "{key:?} names pool {}, which is not there",
+                service.pool
+            ));
+        }
+        if !image.services.contains_key(&ServiceKey::marker(key.vip)) {
+            return Err(format!("{key:?} has no marker"));
+        }
+        if !numbers.insert(service.id) {
+            return Err(format!("service number {} is there twice", service.id));
+        }
+    }
+    let mut slots = BTreeSet::new();
+    for (key, endpoint) in &image.endpoints {
+        if !slots.insert(endpoint.slot) {
+            return Err(format!("{key:?} shares slot {}", endpoint.slot));
+        }
+    }
+    for (number, backend) in &image.backends {
+        sources(image, *number, backend)?;
+    }
+    Ok(())
+}
+
+/// Each SNAT address that a backend may be reached from has an endpoint for every service. No
+/// flow goes to a backend that does not serve, so a new one may be there before its services.
+fn sources(image: &Image, number: u16, backend: &Backend) -> Result<(), String> {
+    if !backend.serves() {
+        return Ok(());
+    }
+    let services: Vec<(&ServiceKey, &Service)> = image
+        .services
+        .iter()
+        .filter(|(key, service)| key.protocol != 0 && service.pool == backend.pool)
+        .collect();
+    for place in (0..8).filter(|place| (backend.snat_mask >> place) & 1 == 1) {
+        for (_, service) in &services {
+            let port = match backend.port {
+                0 => service.backend_port,
+                port => port,
+            };
+            let key = lb_common::endpoint::EndpointKey::new(
+                image.settings.snat_addresses[place],
+                backend.address,
+                port,
+                17,
+            );
+            if !image.endpoints.contains_key(&key) {
+                return Err(format!("backend {number} has no endpoint {key:?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn the_maps_work_after_every_single_step(steps in prop::collection::vec(step(), 1..24)) {
+        let all = [true; NAMES.len() + 2];
+        let mut state = first_start(site(&all, 443));
+        let mut fake = fake(&state);
+        let mut tables = Tables::default();
+        for step in &steps {
+            take(&mut state, step);
+
+            let present = fake.image.clone();
+            let plan = plan(&present, render(&state, &mut tables));
+            let mut halves: BTreeMap<u16, u32> = present.pools.iter()
+                .map(|(&number, pool)| (number, pool.pool.half)).collect();
+            for operation in &plan.operations {
+                let result = carry_out(&mut fake, &halves, operation);
+                prop_assert!(result.is_ok(), "{result:?} after {operation:?} for {step:?}");
+                if let MapOp::Pool(number, pool) = operation {
+                    halves.insert(*number, pool.half);
+                }
+            }
+
+            prop_assert_eq!(&fake.image, &plan.outcome);
+            let again = super::plan(&fake.image, render(&state, &mut tables));
+            prop_assert_eq!(again.operations, vec![]);
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_dies_between_two_steps_is_succeeded_without_harm(
+        steps in prop::collection::vec(step(), 1..10), cut: prop::sample::Index,
+    ) {
+        let all = [true; NAMES.len() + 2];
+        let mut state = first_start(site(&all, 443));
+        let mut fake = fake(&state);
+        let mut tables = Tables::default();
+        for step in &steps {
+            take(&mut state, step);
+        }
+        let operations = plan(&fake.image, render(&state, &mut tables)).operations;
+        fake.apply(&operations[..cut.index(operations.len() + 1)]).expect("a fake never fails");
+
+        let overrides = Overrides::default();
+        let mut successor = DesiredState::start(
+            state.config.clone(), &fake.image, true, vec![testing::link()], overrides, now(),
+        ).expect("the same configuration");
+        testing::sweep(&mut successor, |_| {});
+        let target = plan(&fake.image, render(&successor, &mut tables));
+        for operation in &target.operations {
+            fake.apply(std::slice::from_ref(operation)).expect("a fake never fails");
+            let result = consistent(&fake.image);
+            prop_assert!(result.is_ok(), "{result:?} after {operation:?}");
+        }
+        prop_assert_eq!(&fake.image, &target.outcome);
+    }
+}
+
+#[test]
+fn an_unchanged_image_needs_no_step() {
+    let state = testing::running(testing::ras());
+    let image = testing::carried_out(&state, &new_maps(&state.config));
+
+    assert_eq!(
+        plan(&image, render(&state, &mut Tables::default())).operations,
+        []
+    );
+}
+
+#[test]
+fn the_first_plan_writes_what_is_named_before_what_names_it() {
+    let state = testing::running(testing::ras());
+
+    let plan = plan(
+        &new_maps(&state.config),
+        render(&state, &mut Tables::default()),
+    );
+
+    let kinds: Vec<&str> = plan.operations.iter().map(kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            "clear service",
+            "clear backend",
+            "clear backend",
+            "settings",
+            "endpoint",
+            "endpoint",
+            "backend",
+            "backend",
+            "table",
+            "pool",
+            "service",
+            "service",
+        ]
+    );
+}
+
+#[test]
+fn a_backend_that_fails_is_one_write_before_the_other_half_takes_over() {
+    let mut state = testing::running(testing::ras());
+    let before = testing::carried_out(&state, &new_maps(&state.config));
+    testing::probed(&mut state, "ras/gw1", Health::Down);
+
+    let plan = plan(&before, render(&state, &mut Tables::default()));
+
+    let kinds: Vec<&str> = plan.operations.iter().map(kind).collect();
+    assert_eq!(kinds, ["backend", "table", "pool"]);
+    assert_eq!(plan.outcome.pools[&0].pool.half, 1);
+    assert!(plan.outcome.pools[&0].table.iter().all(|&slot| slot == 1));
+    assert_eq!(before.pools[&0].pool.half, 0);
+}
+
+#[test]
+fn removal_goes_from_what_names_to_what_is_named() {
+    let mut state = testing::running(testing::ras());
+    let before = testing::carried_out(&state, &new_maps(&state.config));
+    state
+        .reload(testing::config(Vec::new(), Vec::new()).into(), now())
+        .expect("everything may go");
+
+    let plan = plan(&before, render(&state, &mut Tables::default()));
+
+    let kinds: Vec<&str> = plan.operations.iter().map(kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            "remove service",
+            "remove service",
+            "remove pool",
+            "remove backend",
+            "remove backend",
+        ],
+        "endpoints stay until their flows have ended"
+    );
+    let first = MapOp::RemoveService(ServiceKey::new(
+        lb_common::addr::mapped([10, 0, 0, 100]),
+        443,
+        17,
+    ));
+    assert_eq!(plan.operations[0], first, "the marker goes last");
+}
+
+#[test]
+fn members_of_a_pool_are_never_read_past_its_end() {
+    let state = testing::running(testing::ras());
+    let image = testing::carried_out(&state, &new_maps(&state.config));
+    let mut pool = image.pools[&0].pool;
+    pool.member_count = 1000;
+
+    assert_eq!(members(&pool).len(), MAX_POOL_MEMBERS);
+}
+
+fn kind(operation: &MapOp) -> &'static str {
+    match operation {
+        MapOp::Settings(_) => "settings",
+        MapOp::Backend(..) => "backend",
+        MapOp::RemoveBackend(_) => "remove backend",
+        MapOp::Table { .. } => "table",
+        MapOp::Pool(..) => "pool",
+        MapOp::RemovePool(_) => "remove pool",
+        MapOp::Endpoint(..) => "endpoint",
+        MapOp::RemoveEndpoint(_) => "remove endpoint",
+        MapOp::Service(..) => "service",
+        MapOp::RemoveService(_) => "remove service",
+        MapOp::ClearServiceCounters(_) => "clear service",
+        MapOp::ClearBackendCounters(_) => "clear backend",
+    }
+}
