@@ -4,6 +4,7 @@
 //!
 //! | module | job | may use |
 //! |---|---|---|
+//! | [`admin`] | the socket on which the running daemon answers | control's snapshot |
 //! | [`control`] | the single owner of desired state: events in, maps and a snapshot out | dataplane, config |
 //! | [`dataplane`] | the kernel side: program, links, maps, the sweeper | `aya`, `lb-common` |
 //! | [`health`] | probes and their judgement | config, tls |
@@ -31,6 +32,7 @@
 //! - Nothing from outside, be it a file, a reply, a certificate or a request, makes the daemon panic.
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod config;
 pub mod control;
 pub mod dataplane;

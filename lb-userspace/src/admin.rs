@@ -1,0 +1,14 @@
+//! The admin socket: how people and programs ask the running daemon.
+//!
+//! - [`api`]: what is said, as JSON. [`server`]: who answers. [`client`]: who asks.
+//! - [`status`], [`flows`], [`explain`]: from a snapshot to answers; pure.
+
+pub mod api;
+pub mod client;
+pub mod explain;
+pub mod flows;
+mod peer;
+pub mod reload;
+mod routes;
+pub mod server;
+pub mod status;

@@ -1,0 +1,143 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    admin::{
+        flows::tests::{Held, view},
+        status::tests::snapshot,
+    },
+    control::{
+        event::Health,
+        testing::{self, ip},
+    },
+};
+
+/// The client of the tests; the table gives it one of the two gateways.
+const CLIENT: &str = "10.9.9.9";
+
+fn asked(snapshot: &Snapshot, remembered: Option<(u16, u32)>) -> api::ServiceExplanation {
+    let held = Held {
+        flows: vec![view(CLIENT, 0, 0), view("10.9.9.8", 0, 0)],
+        remembered,
+    };
+    let mut explanation = explain(&held, snapshot, ip(CLIENT)).expect("nothing fails");
+    explanation.services.remove(0)
+}
+
+/// A site after `change`.
+fn after(change: impl FnOnce(&mut DesiredState)) -> Snapshot {
+    let mut snapshot = snapshot();
+    change(Arc::make_mut(&mut snapshot.state));
+    snapshot.image = Arc::new(testing::carried_out(&snapshot.state, &snapshot.image));
+    snapshot
+}
+
+#[test]
+fn a_client_without_memory_is_explained_by_its_hash() {
+    let told = asked(&snapshot(), None);
+
+    assert_eq!(told.because, api::Because::SourceHash);
+    assert_eq!(told.why, "the hash of its address says so");
+    assert!(told.backend.is_some());
+    assert_eq!(told.affinity, None);
+    assert_eq!(told.flows.len(), 1, "its own flows only");
+}
+
+#[test]
+fn a_client_that_belongs_somewhere_is_told_for_how_long() {
+    let told = asked(&snapshot(), Some((1, 61)));
+
+    assert_eq!(told.because, api::Because::Affinity);
+    assert_eq!(told.backend.as_deref(), Some("gw2"));
+    assert_eq!(
+        told.why,
+        "it belongs there: last seen 1m 1s ago, for 5h 58m more"
+    );
+    assert_eq!(
+        told.affinity,
+        Some(api::Remembered {
+            group: "ras".to_owned(),
+            backend: Some("ras/gw2".to_owned()),
+            age_s: 61,
+            expires_in_s: 6 * 3600 - 61,
+        })
+    );
+}
+
+#[test]
+fn a_moved_client_is_told_why() {
+    let down = after(|state| testing::probed(state, "ras/gw2", Health::Down));
+
+    let told = asked(&down, Some((1, 5)));
+
+    assert_eq!(told.because, api::Because::Moved);
+    assert_eq!(told.backend.as_deref(), Some("gw1"));
+    assert_eq!(
+        told.why,
+        "it belonged to gw2, which cannot serve it any more: it is down, connection refused"
+    );
+}
+
+#[test]
+fn an_expired_memory_is_told() {
+    let told = asked(&snapshot(), Some((1, 6 * 3600 + 60)));
+
+    assert_eq!(told.because, api::Because::SourceHash);
+    assert_eq!(
+        told.why,
+        "the hash of its address says so; it belonged to gw2 until 1m 0s ago"
+    );
+}
+
+#[test]
+fn a_backend_that_was_removed_is_called_so() {
+    let told = asked(&snapshot(), Some((900, 5)));
+
+    assert_eq!(told.because, api::Because::Moved);
+    assert_eq!(
+        told.why,
+        "it belonged to number 900, which cannot serve it any more: it has been removed"
+    );
+    assert_eq!(told.affinity.and_then(|held| held.backend), None);
+}
+
+#[test]
+fn nobody_eligible_is_told() {
+    let down = after(|state| {
+        testing::probed(state, "ras/gw1", Health::Down);
+        testing::probed(state, "ras/gw2", Health::Down);
+    });
+
+    let told = asked(&down, None);
+
+    assert_eq!(told.because, api::Because::NobodyEligible);
+    assert_eq!(told.backend, None);
+}
+
+#[test]
+fn services_of_the_other_family_have_nothing_to_say() {
+    let held = Held {
+        flows: Vec::new(),
+        remembered: None,
+    };
+
+    let explanation = explain(&held, &snapshot(), ip("fd00::9")).expect("nothing fails");
+    assert_eq!(explanation.services, []);
+    let mapped = explain(&held, &snapshot(), ip("::ffff:10.9.9.9")).expect("nothing fails");
+    assert_eq!(mapped.client, ip(CLIENT));
+    assert_eq!(mapped.services.len(), 1);
+}
+
+#[test]
+fn durations_are_short() {
+    for (seconds, text) in [
+        (0, "0s"),
+        (59, "59s"),
+        (60, "1m 0s"),
+        (3599, "59m 59s"),
+        (21_599, "5h 59m"),
+        (90_000, "1d 1h"),
+    ] {
+        assert_eq!(duration(seconds), text);
+    }
+}
