@@ -4,6 +4,8 @@
 //!
 //! | module | job | may use |
 //! |---|---|---|
+//! | [`cli`] | the command line | everything |
+//! | [`app`] | the order in which the parts start and stop, and what connects them | everything |
 //! | [`admin`] | the socket on which the running daemon answers | control's snapshot |
 //! | [`control`] | the single owner of desired state: events in, maps and a snapshot out | dataplane, config |
 //! | [`dataplane`] | the kernel side: program, links, maps, the sweeper | `aya`, `lb-common` |
@@ -33,6 +35,8 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dataplane;

@@ -1,0 +1,470 @@
+//! From answers to text for people.
+
+use std::fmt::Write;
+
+use super::table::Table;
+use crate::admin::{
+    api::{
+        Backend, BackendState, Explanation, Flow, Flows, Health, Service, ServiceExplanation,
+        Status, Traffic, XdpMode,
+    },
+    explain::duration,
+};
+use crate::config::model::AdminState;
+
+/// Returns the status as a page.
+pub(super) fn status(status: &Status, colour: bool) -> String {
+    let paint = Paint(colour);
+    let mut page = head(status, paint);
+    section(&mut page, "INTERFACES", interfaces(status, paint));
+    section(&mut page, "SERVICES", services(&status.services));
+    section(&mut page, "BACKENDS", backends(&status.backends, paint));
+    section(&mut page, "SNAT PORTS", endpoints(status));
+    section(&mut page, "DROPPED", drops(status));
+    page
+}
+
+fn head(status: &Status, paint: Paint) -> String {
+    let ready = if status.ready {
+        paint.good("ready")
+    } else {
+        paint.bad("not ready")
+    };
+    let adopted = if status.adopted {
+        ", took over a data path at work"
+    } else {
+        ""
+    };
+    let uptime = duration(u32::try_from(status.uptime_s).unwrap_or(u32::MAX));
+    let mut head = format!(
+        "vipd {} (process {}) is {ready}, up {uptime}{adopted}\n\
+         configuration {} (generation {}, {})\n\
+         flows {} of {}, clients remembered {} of {}\n",
+        status.version,
+        status.pid,
+        status.configuration.path,
+        status.configuration.generation,
+        status.configuration.loaded,
+        status.flows.used,
+        status.flows.max,
+        status.affinity.used,
+        status.affinity.max,
+    );
+    for reason in &status.not_ready {
+        let _ = writeln!(head, "  {reason}");
+    }
+    head
+}
+
+fn section(page: &mut String, title: &str, table: Option<Table>) {
+    if let Some(table) = table {
+        let _ = write!(page, "\n{title}\n{}", table.text());
+    }
+}
+
+fn interfaces(status: &Status, paint: Paint) -> Option<Table> {
+    let mut table = Table::new(&["NAME", "XDP MODE", "WHY"]);
+    for interface in &status.interfaces {
+        let mode = match interface.mode {
+            XdpMode::Native => paint.good("native"),
+            XdpMode::Generic => paint.warning("generic"),
+            XdpMode::Detached => paint.bad("detached"),
+        };
+        table.row([interface.name.clone(), mode, interface.why.clone()]);
+    }
+    Some(table)
+}
+
+fn services(services: &[Service]) -> Option<Table> {
+    let mut table = Table::new(&[
+        "NAME",
+        "ADDRESS",
+        "BY",
+        "POOL",
+        ">ELIGIBLE",
+        ">FLOWS",
+        ">NEW",
+        ">MOVED",
+        ">DROPPED",
+        ">PACKETS/S",
+        ">BITS/S",
+    ]);
+    for service in services {
+        let address = if service.port == 0 {
+            "-".to_owned()
+        } else {
+            format!(
+                "{} {}",
+                std::net::SocketAddr::new(service.vip, service.port),
+                service.protocol
+            )
+        };
+        let traffic = &service.traffic;
+        table.row([
+            service.name.clone(),
+            address,
+            service.forwarding.clone(),
+            service.pool.clone().unwrap_or_else(|| "-".to_owned()),
+            service.eligible.to_string(),
+            service.flows.to_string(),
+            traffic.flows_new.to_string(),
+            traffic.flows_moved.to_string(),
+            traffic.dropped.to_string(),
+            packet_rate(traffic),
+            bit_rate(traffic),
+        ]);
+    }
+    (!services.is_empty()).then_some(table)
+}
+
+fn backends(backends: &[Backend], paint: Paint) -> Option<Table> {
+    let mut table = Table::new(&[
+        "POOL/NAME",
+        "ADDRESS",
+        "HEALTH",
+        "STATE",
+        ">WEIGHT",
+        ">FLOWS",
+        ">CLIENTS",
+        ">PACKETS/S",
+        ">BITS/S",
+        "WHY",
+    ]);
+    for backend in backends {
+        table.row([
+            format!("{}/{}", backend.pool, backend.name),
+            match backend.port {
+                Some(port) => std::net::SocketAddr::new(backend.address, port).to_string(),
+                None => backend.address.to_string(),
+            },
+            health(backend, paint),
+            admin_state(backend, paint),
+            backend.weight.to_string(),
+            backend.flows.to_string(),
+            backend.clients.to_string(),
+            packet_rate(&backend.traffic),
+            bit_rate(&backend.traffic),
+            why(backend),
+        ]);
+    }
+    (!backends.is_empty()).then_some(table)
+}
+
+fn health(backend: &Backend, paint: Paint) -> String {
+    match backend.health {
+        Health::Down => paint.bad("down"),
+        Health::Up if !backend.reachable => paint.bad("unreachable"),
+        Health::Up => paint.good("up"),
+    }
+}
+
+fn admin_state(backend: &Backend, paint: Paint) -> String {
+    let state = match backend.admin_state {
+        AdminState::Active if backend.full => paint.warning("full"),
+        AdminState::Active if backend.backup => "backup".to_owned(),
+        AdminState::Active => "active".to_owned(),
+        AdminState::Drain => paint.warning("drain"),
+        AdminState::Halt => paint.warning("halt"),
+    };
+    match &backend.admin_change {
+        Some(change) => format!("{state} ({})", change.by),
+        None => state,
+    }
+}
+
+/// The most important reason first.
+fn why(backend: &Backend) -> String {
+    let mut reasons = vec![backend.health_reason.clone()];
+    if !backend.reachable {
+        reasons.insert(0, backend.reachable_reason.clone());
+    }
+    for check in &backend.service_checks {
+        if check.health == Health::Down {
+            reasons.push(format!("down for {}: {}", check.service, check.reason));
+        }
+    }
+    if let Some(change) = &backend.admin_change
+        && let Some(reason) = &change.reason
+    {
+        reasons.push(format!("{}: {reason}", change.by));
+    }
+    reasons.retain(|reason| !reason.is_empty());
+    reasons.join("; ")
+}
+
+fn endpoints(status: &Status) -> Option<Table> {
+    let mut table = Table::new(&["FROM", "TO", ">IN USE", ">RESTING", ">OF"]);
+    for endpoint in &status.endpoints {
+        table.row([
+            endpoint.snat.to_string(),
+            format!("{} {}", endpoint.backend, endpoint.protocol),
+            endpoint.ports_in_use.to_string(),
+            endpoint.ports_resting.to_string(),
+            endpoint.ports_total.to_string(),
+        ]);
+    }
+    (!status.endpoints.is_empty()).then_some(table)
+}
+
+/// Reasons that never occurred are left out.
+fn drops(status: &Status) -> Option<Table> {
+    let mut table = Table::new(&["REASON", ">PACKETS", "MEANING"]);
+    let occurred = || status.drops.iter().filter(|drops| drops.packets > 0);
+    for drops in occurred() {
+        table.row([
+            drops.reason.clone(),
+            drops.packets.to_string(),
+            drops.meaning.clone(),
+        ]);
+    }
+    occurred().next().map(|_| table)
+}
+
+fn packet_rate(traffic: &Traffic) -> String {
+    format!(
+        "{} / {}",
+        short(traffic.packets_in_per_s),
+        short(traffic.packets_out_per_s)
+    )
+}
+
+fn bit_rate(traffic: &Traffic) -> String {
+    format!(
+        "{} / {}",
+        short(traffic.bytes_in_per_s * 8.0),
+        short(traffic.bytes_out_per_s * 8.0)
+    )
+}
+
+/// Returns a number with three digits and a prefix of the SI.
+fn short(number: f64) -> String {
+    let mut number = number;
+    for prefix in ["", "k", "M", "G"] {
+        if number < 999.5 {
+            let digits = if number < 9.95 { 1 } else { 0 };
+            let text = format!("{number:.digits$}");
+            return format!("{}{prefix}", text.strip_suffix(".0").unwrap_or(&text));
+        }
+        number /= 1000.0;
+    }
+    format!("{number:.0}T")
+}
+
+/// Returns what an administrator changed.
+pub(super) fn backend_state(state: &BackendState) -> String {
+    let now = match state.state {
+        AdminState::Active => "is in service",
+        AdminState::Drain => "drains: it takes no new clients",
+        AdminState::Halt => "is halted: its clients move",
+    };
+    format!(
+        "{}/{} {now}; {}, {}\n",
+        state.pool,
+        state.backend,
+        count(state.flows, "flow"),
+        count(state.clients, "client")
+    )
+}
+
+/// Returns a number of things in words.
+pub(super) fn count(number: u32, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
+/// Returns which backend a client meets, and why.
+pub(super) fn explanation(explanation: &Explanation) -> String {
+    if explanation.services.is_empty() {
+        return format!(
+            "no service is forwarded in the kernel for clients like {}\n",
+            explanation.client
+        );
+    }
+    let services = explanation.services.iter();
+    let services = services.map(|service| explain_service(explanation, service));
+    services.collect::<Vec<_>>().join("\n")
+}
+
+fn explain_service(explanation: &Explanation, service: &ServiceExplanation) -> String {
+    let goes = match &service.backend {
+        Some(backend) => format!("goes to {}/{backend}", service.pool),
+        None => "goes to no certain backend".to_owned(),
+    };
+    let mut text = format!(
+        "{} ({} {})\n  a new flow of {} {goes}\n  because {}\n",
+        service.service, service.vip, service.protocol, explanation.client, service.why
+    );
+    if let Some(held) = &service.affinity {
+        let backend = held.backend.as_deref().unwrap_or("a removed backend");
+        let _ = writeln!(
+            text,
+            "  remembered in group {}: {backend}, last seen {} ago, for {} more",
+            held.group,
+            duration(held.age_s),
+            duration(held.expires_in_s)
+        );
+    }
+    for flow in &service.flows {
+        let _ = writeln!(
+            text,
+            "  flow {} as {} to {} ({}), idle {} s",
+            flow.client,
+            flow.snat,
+            flow.endpoint,
+            backend_name(flow),
+            flow.idle_s
+        );
+    }
+    text
+}
+
+/// Returns flows as a table.
+pub(super) fn flows(flows: &Flows) -> String {
+    let mut table = Table::new(&[
+        "CLIENT", "SERVICE", "VIP", "AS", "BACKEND", "ENDPOINT", ">IDLE S", "REPLIED",
+    ]);
+    for flow in &flows.flows {
+        table.row([
+            flow.client.to_string(),
+            flow.service
+                .clone()
+                .unwrap_or_else(|| "(removed)".to_owned()),
+            flow.vip.to_string(),
+            flow.snat.to_string(),
+            backend_name(flow),
+            flow.endpoint.to_string(),
+            flow.idle_s.to_string(),
+            if flow.replied { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    table.text()
+}
+
+fn backend_name(flow: &Flow) -> String {
+    match (&flow.pool, &flow.backend) {
+        (Some(pool), Some(backend)) => format!("{pool}/{backend}"),
+        _ => "(removed)".to_owned(),
+    }
+}
+
+/// Colours, where they are understood (ECMA-48, Select Graphic Rendition). The words say the same.
+#[derive(Clone, Copy)]
+struct Paint(bool);
+
+impl Paint {
+    fn good(self, text: &str) -> String {
+        self.with(text, 32)
+    }
+
+    fn warning(self, text: &str) -> String {
+        self.with(text, 33)
+    }
+
+    fn bad(self, text: &str) -> String {
+        self.with(text, 31)
+    }
+
+    fn with(self, text: &str, colour: u8) -> String {
+        if self.0 {
+            format!("\x1b[{colour}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        admin::{explain::explain, flows::tests::Held, status},
+        control::testing,
+    };
+
+    fn example() -> Status {
+        let snapshot = status::tests::snapshot();
+        status::status(&snapshot, std::path::Path::new("/x.toml"), testing::now())
+    }
+
+    #[test]
+    fn the_status_page_names_what_matters_in_words() {
+        let mut status = example();
+        status.ready = false;
+        status.not_ready = vec!["ras/gw2 has not been probed yet".to_owned()];
+        status.backends[1].reachable = false;
+        status.backends[1].reachable_reason = "no route to 10.0.1.2".to_owned();
+        status.backends[0].admin_state = AdminState::Drain;
+
+        let page = super::status(&status, false);
+
+        for line in [
+            "is not ready",
+            "  ras/gw2 has not been probed yet",
+            "eth0  native    the driver supports it",
+            "10.0.0.100:443 udp",
+            "unreachable  active",
+            "no route to 10.0.1.2; connected",
+            "up           drain",
+            "10.0.0.1  10.0.1.1:443 udp       1        7  1000",
+            "no_flow        4",
+        ] {
+            assert!(page.contains(line), "{line:?} in\n{page}");
+        }
+        assert!(
+            !page.contains("malformed"),
+            "what never occurred is left out"
+        );
+        assert!(!page.contains('\x1b'), "no colour unless asked for");
+    }
+
+    #[test]
+    fn colour_adds_nothing_but_colour() {
+        let status = example();
+        let plain = super::status(&status, false);
+        let mut coloured = super::status(&status, true);
+        assert_ne!(coloured, plain);
+
+        for code in ["\x1b[0m", "\x1b[31m", "\x1b[32m", "\x1b[33m"] {
+            coloured = coloured.replace(code, "");
+        }
+
+        assert_eq!(coloured, plain);
+    }
+
+    #[test]
+    fn an_explanation_reads_as_a_sentence() {
+        let held = Held {
+            flows: Vec::new(),
+            remembered: Some((0, 60)),
+        };
+        let snapshot = status::tests::snapshot();
+        let told = explain(&held, &snapshot, testing::ip("10.9.9.9")).expect("nothing fails");
+
+        assert_eq!(
+            explanation(&told),
+            "ras-udp (10.0.0.100:443 udp)\n  \
+             a new flow of 10.9.9.9 goes to ras/gw1\n  \
+             because it belongs there: last seen 1m 0s ago, for 5h 59m more\n  \
+             remembered in group ras: ras/gw1, last seen 1m 0s ago, for 5h 59m more\n"
+        );
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        for (number, text) in [
+            (0.0, "0"),
+            (0.3, "0.3"),
+            (9.0, "9"),
+            (10.4, "10"),
+            (999.4, "999"),
+            (999.6, "1k"),
+            (12_345.0, "12k"),
+            (1_500_000.0, "1.5M"),
+            (2.0e15, "2000T"),
+        ] {
+            assert_eq!(short(number), text);
+        }
+    }
+}
