@@ -1,0 +1,560 @@
+//! A small site in the maps: one VIP of each family, two gateways behind each, in one arm. The
+//! program runs on single frames, which come in by the loopback.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lb_common::{
+    addr::bytes,
+    backend::{self, Backend},
+    endpoint::{Endpoint, EndpointKey},
+    hash,
+    limits::{MAGLEV_SLOTS, MAX_POOL_MEMBERS, NAME_BYTES},
+    maglev::{self, Candidate},
+    pool::Pool,
+    service::{Service, ServiceKey},
+    settings::{Interface, Settings},
+    stats::Counters,
+    verdict::DropReason,
+};
+use lb_userspace::dataplane::{
+    CounterSnapshot, Dataplane as _, SweepReport,
+    attach::Mode,
+    image::MapOp,
+    kernel::{Kernel, Options},
+    sweep::{SweepSettings, Sweeper},
+};
+
+use super::{
+    namespaces,
+    packet::{Mac, Packet, udp},
+    pins::Pins,
+};
+
+/// The MAC address of the loopback, as the settings say.
+pub(crate) const BALANCER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x05];
+/// The router that clients are behind.
+pub(crate) const ROUTER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x01];
+
+/// The VIPs, with the port of the services that most tests use.
+pub(crate) const VIP: &str = "10.20.90.105:443";
+pub(crate) const VIP6: &str = "[2001:db8:20::105]:443";
+/// Another service on the VIP, of the same pool and group.
+pub(crate) const VIP_OTHER: &str = "10.20.90.105:444";
+/// Clients; their port is one of the SNAT range, so that it is kept.
+pub(crate) const CLIENT: &str = "192.0.2.10:20010";
+pub(crate) const CLIENT6: &str = "[2001:db8:2::10]:20010";
+/// The addresses that flows are translated to, with the clients' port.
+pub(crate) const SNAT: &str = "10.11.20.5:20010";
+pub(crate) const SNAT6: &str = "[2001:db8:11::5]:20010";
+
+/// A backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gateway {
+    pub(crate) number: u16,
+    pub(crate) name: &'static str,
+    pub(crate) address: &'static str,
+    pub(crate) mac: Mac,
+    pub(crate) pool: u16,
+}
+
+pub(crate) const GATEWAY1: Gateway = Gateway {
+    number: 11,
+    name: "RAS_Server1",
+    address: "10.11.20.106:443",
+    mac: [0x02, 0, 0, 0, 0, 0x06],
+    pool: POOL,
+};
+pub(crate) const GATEWAY2: Gateway = Gateway {
+    number: 12,
+    name: "RAS_Server2",
+    address: "10.11.20.107:443",
+    mac: [0x02, 0, 0, 0, 0, 0x07],
+    pool: POOL,
+};
+pub(crate) const GATEWAY1_V6: Gateway = Gateway {
+    number: 21,
+    name: "RAS_Server1_v6",
+    address: "[2001:db8:11::106]:443",
+    mac: [0x02, 0, 0, 0, 0, 0x06],
+    pool: POOL6,
+};
+pub(crate) const GATEWAY2_V6: Gateway = Gateway {
+    number: 22,
+    name: "RAS_Server2_v6",
+    address: "[2001:db8:11::107]:443",
+    mac: [0x02, 0, 0, 0, 0, 0x07],
+    pool: POOL6,
+};
+const GATEWAYS: [Gateway; 4] = [GATEWAY1, GATEWAY2, GATEWAY1_V6, GATEWAY2_V6];
+
+/// Numbers of the pools.
+pub(crate) const POOL: u16 = 1;
+pub(crate) const POOL6: u16 = 2;
+/// Numbers of the services on [`VIP`], [`VIP_OTHER`] and [`VIP6`].
+pub(crate) const SERVICE: u16 = 3;
+pub(crate) const SERVICE_OTHER: u16 = 40;
+pub(crate) const SERVICE6: u16 = 5;
+/// Affinity groups of the two pools.
+pub(crate) const GROUP: u32 = 7;
+pub(crate) const GROUP6: u32 = 8;
+
+/// Timeouts. Short ones: a machine that has just started can be told that they have passed.
+pub(crate) const FLOW_TIMEOUT_S: u32 = 20;
+pub(crate) const UNREPLIED_TIMEOUT_S: u32 = 8;
+pub(crate) const AFFINITY_TIMEOUT_S: u32 = 40;
+pub(crate) const QUARANTINE_S: u32 = 10;
+
+/// The SNAT range.
+pub(crate) const SNAT_PORT_FIRST: u16 = 20_000;
+pub(crate) const SNAT_PORTS: u16 = 64;
+
+/// What becomes of a packet.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Verdict {
+    /// It is the host's, untouched.
+    Passed,
+    /// It was dropped, and counted for this reason.
+    Dropped(DropReason),
+    /// It left by the interface that it came in by.
+    Sent(Packet),
+    /// It left by another interface.
+    Redirected(Packet),
+}
+
+/// The site.
+pub(crate) struct Site {
+    pub(crate) options: Options,
+    pub(crate) kernel: Kernel,
+    pub(crate) pins: Pins,
+    sweeper: Sweeper,
+    settings: Settings,
+    services: BTreeMap<u16, (ServiceKey, Service)>,
+    backends: BTreeMap<u16, Backend>,
+    pools: BTreeMap<u16, (Pool, Arc<[u32]>)>,
+}
+
+impl Site {
+    /// Runs `test` with a site of its own.
+    pub(crate) fn with(test: impl FnOnce(&mut Self) + Send) {
+        Self::sized(|_| {}, test);
+    }
+
+    /// Runs `test` with a site of other sizes.
+    pub(crate) fn sized(
+        change: impl FnOnce(&mut Options) + Send,
+        test: impl FnOnce(&mut Self) + Send,
+    ) {
+        namespaces::private(|directory| {
+            let mut options = options(directory);
+            change(&mut options);
+            test(&mut Self::open(options));
+        });
+    }
+
+    fn open(options: Options) -> Self {
+        let directory = options.pin_directory.clone();
+        let mut kernel = Kernel::open(options.clone()).expect("the data path");
+        let mut site = Self {
+            options,
+            pins: Pins::open(&directory),
+            sweeper: kernel.sweeper().expect("a sweeper"),
+            settings: kernel.image().expect("an image").settings,
+            kernel,
+            services: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            pools: BTreeMap::new(),
+        };
+        site.fill();
+        site
+    }
+
+    fn fill(&mut self) {
+        self.settings(|settings| {
+            settings.flow_timeout_s = FLOW_TIMEOUT_S;
+            settings.quarantine_s = QUARANTINE_S;
+            settings.snat_address_count = 2;
+            settings.snat_addresses[0] = ip(SNAT);
+            settings.snat_addresses[1] = ip(SNAT6);
+            settings.interfaces[0] = Interface {
+                index: 1,
+                mac: BALANCER_MAC,
+                _reserved: [0; 2],
+            };
+        });
+        for (slot, gateway) in (0..).zip(GATEWAYS) {
+            self.backends.insert(gateway.number, backend(&gateway));
+            self.backend(gateway, |_| {});
+            self.endpoint(gateway, port(gateway.address), slot);
+        }
+        for pool in [POOL, POOL6] {
+            let gateways = GATEWAYS.into_iter().filter(|g| g.pool == pool);
+            self.shares(&gateways.map(|g| (g, 100)).collect::<Vec<_>>());
+        }
+        self.add_service(SERVICE, VIP, POOL, GROUP);
+        self.add_service(SERVICE_OTHER, VIP_OTHER, POOL, GROUP);
+        self.add_service(SERVICE6, VIP6, POOL6, GROUP6);
+    }
+
+    /// Changes the settings.
+    pub(crate) fn settings(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+        self.apply(MapOp::Settings(Box::new(self.settings)));
+    }
+
+    /// Changes a backend.
+    pub(crate) fn backend(&mut self, gateway: Gateway, change: impl FnOnce(&mut Backend)) {
+        let backend = self.backends.get_mut(&gateway.number).expect("a backend");
+        change(backend);
+        let operation = MapOp::Backend(gateway.number, Box::new(*backend));
+        self.apply(operation);
+    }
+
+    /// Changes a service.
+    pub(crate) fn service(&mut self, id: u16, change: impl FnOnce(&mut Service)) {
+        let (key, service) = self.services.get_mut(&id).expect("a service");
+        change(service);
+        let operation = MapOp::Service(*key, Box::new(*service));
+        self.apply(operation);
+    }
+
+    /// Adds a service, and the marker of its VIP.
+    pub(crate) fn add_service(&mut self, id: u16, vip: &str, pool: u16, group: u32) {
+        let key = ServiceKey::new(ip(vip), port(vip), 17);
+        let service = Service {
+            id,
+            pool,
+            backend_port: 443,
+            flags: Service::AFFINITY,
+            group,
+            affinity_timeout_s: AFFINITY_TIMEOUT_S,
+            ipv4_prefix: 128,
+            ipv6_prefix: 128,
+            _reserved: [0; 2],
+            name: name(vip),
+        };
+        self.services.insert(id, (key, service));
+        self.service(id, |_| {});
+        self.apply(MapOp::Service(
+            ServiceKey::marker(ip(vip)),
+            Box::new(MARKER),
+        ));
+    }
+
+    /// Gives a slot of records to a backend and port, from the SNAT address of its family.
+    pub(crate) fn endpoint(&mut self, gateway: Gateway, port: u16, slot: u32) {
+        let key = EndpointKey::new(ip(snat_towards(&gateway)), ip(gateway.address), port, 17);
+        self.apply(MapOp::Endpoint(key, Endpoint { slot }));
+    }
+
+    /// Makes a new table of a pool from gateways and weights, and switches to it. The members are
+    /// the gateways named.
+    pub(crate) fn shares(&mut self, shares: &[(Gateway, u16)]) {
+        let pool = shares.first().expect("a gateway").0.pool;
+        let candidates: Vec<_> = shares
+            .iter()
+            .map(|(gateway, weight)| Candidate {
+                seed: hash::bytes(gateway.name.as_bytes()),
+                backend: u32::from(gateway.number),
+                weight: *weight,
+            })
+            .collect();
+        let table: Arc<[u32]> = maglev::table(&candidates).into();
+        let half = self.pools.get(&pool).map_or(0, |(pool, _)| 1 - pool.half);
+        let mut members = [0; MAX_POOL_MEMBERS];
+        for (place, (gateway, _)) in members.iter_mut().zip(shares) {
+            *place = gateway.number;
+        }
+        let value = Pool {
+            half,
+            eligible: shares.iter().filter(|(_, weight)| *weight > 0).count() as u32,
+            member_count: shares.len() as u32,
+            members,
+            name: name("pool"),
+        };
+        self.apply(MapOp::Table {
+            pool,
+            half,
+            table: table.clone(),
+        });
+        self.apply(MapOp::Pool(pool, Box::new(value)));
+        self.pools.insert(pool, (value, table));
+    }
+
+    /// Leaves one gateway in its pool's table; the pool's others stay members.
+    pub(crate) fn only(&mut self, gateway: Gateway) {
+        let others = GATEWAYS.into_iter().filter(|g| g.pool == gateway.pool);
+        let shares: Vec<_> = others
+            .map(|other| (other, if other == gateway { 100 } else { 0 }))
+            .collect();
+        self.shares(&shares);
+    }
+
+    /// Carries out one operation.
+    pub(crate) fn apply(&mut self, operation: MapOp) {
+        self.kernel
+            .apply(&[operation])
+            .expect("a change of the maps");
+    }
+
+    /// Returns the gateway that a hash stands for in the pool's table.
+    pub(crate) fn in_table(&self, pool: u16, hash: u32) -> Gateway {
+        let (_, table) = &self.pools[&pool];
+        numbered(table[(hash % MAGLEV_SLOTS) as usize] as u16)
+    }
+
+    /// Runs the program on a packet and says what became of it. Whatever it is, it must hold
+    /// together: see [`Site::send_frame`].
+    pub(crate) fn send(&mut self, packet: &Packet) -> Verdict {
+        self.send_frame(&packet.encode())
+    }
+
+    /// Runs the program on a frame and says what became of it.
+    ///
+    /// A frame that passes must be untouched and uncounted, one that is dropped must be counted
+    /// once and for one reason, and one that leaves must be right in every checksum.
+    pub(crate) fn send_frame(&mut self, frame: &[u8]) -> Verdict {
+        let before = self.counters();
+        let (action, out) = self.kernel.test_run(frame).expect("a run");
+        let after = self.counters();
+        let drops: Vec<_> = before
+            .drops
+            .iter()
+            .zip(&after.drops)
+            .filter(|((_, before), (_, after))| before != after)
+            .map(|((reason, before), (_, after))| (*reason, after - before))
+            .collect();
+        let verdict = match action {
+            XDP_PASS => {
+                assert_eq!(out, frame, "a frame passed, but not untouched");
+                assert_eq!(
+                    before.services, after.services,
+                    "a frame of the host's is counted"
+                );
+                assert_eq!(
+                    before.backends, after.backends,
+                    "a frame of the host's is counted"
+                );
+                Verdict::Passed
+            }
+            XDP_DROP => match drops[..] {
+                [(reason, 1)] => return Verdict::Dropped(reason),
+                _ => panic!("a frame was dropped, and counted as {drops:?}"),
+            },
+            XDP_TX => Verdict::Sent(Packet::decode(&out)),
+            XDP_REDIRECT => Verdict::Redirected(Packet::decode(&out)),
+            other => panic!("the program returned the action {other}"),
+        };
+        assert_eq!(
+            drops,
+            [],
+            "a frame that was not dropped is counted as dropped"
+        );
+        verdict
+    }
+
+    /// Runs the program on a packet that it must forward in one arm; returns what left.
+    ///
+    /// The counters are not looked at: for tests of many packets.
+    pub(crate) fn forward(&mut self, packet: &Packet) -> Packet {
+        let (action, out) = self.kernel.test_run(&packet.encode()).expect("a run");
+        assert_eq!(action, XDP_TX, "{packet:?} was not forwarded");
+        Packet::decode(&out)
+    }
+
+    /// Runs the program on a client's packet that it must forward; returns the gateway that it
+    /// went to.
+    pub(crate) fn gateway_of(&mut self, packet: &Packet) -> Gateway {
+        let forwarded = self.forward(packet);
+        GATEWAYS
+            .into_iter()
+            .find(|gateway| ip(gateway.address) == bytes(forwarded.destination.ip()))
+            .unwrap_or_else(|| panic!("{} is no gateway", forwarded.destination))
+    }
+
+    /// Sends the answer of a backend to a packet that was forwarded to it.
+    pub(crate) fn answer(&mut self, forwarded: &Packet) -> Packet {
+        self.forward(&answer(forwarded))
+    }
+
+    /// Returns all counters.
+    pub(crate) fn counters(&self) -> CounterSnapshot {
+        self.kernel.counters().expect("counters")
+    }
+
+    /// Returns the counters of a service.
+    pub(crate) fn service_counters(&self, id: u16) -> Counters {
+        self.counters().services[usize::from(id)]
+    }
+
+    /// Returns the counters of a backend.
+    pub(crate) fn backend_counters(&self, gateway: Gateway) -> Counters {
+        self.counters().backends[usize::from(gateway.number)]
+    }
+
+    /// Makes one pass over the records.
+    pub(crate) fn sweep(&mut self) -> SweepReport {
+        self.sweep_with(&sweep_settings())
+    }
+
+    /// Makes one pass over the records with other settings.
+    pub(crate) fn sweep_with(&mut self, settings: &SweepSettings) -> SweepReport {
+        self.sweeper.sweep(settings).expect("a pass")
+    }
+
+    /// Makes passes until one has been over the affinity table, and returns its report.
+    pub(crate) fn sweep_clients(&mut self) -> SweepReport {
+        let before = self.sweep().pass;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let report = self.sweep();
+            if report.pass > before {
+                return report;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the affinity table is never walked"
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    /// Ends every flow at once, as if all had been idle; their ports have rested for a second.
+    pub(crate) fn end_flows(&mut self) {
+        self.pins.age(FLOW_TIMEOUT_S + 1);
+        self.sweep();
+        self.sweep();
+        assert_eq!(self.pins.flow_count(), 0);
+        // The program's clock may lag behind the sweeper's by a timer tick.
+        self.pins.age(1);
+    }
+}
+
+/// `enum xdp_action` of the kernel's `include/uapi/linux/bpf.h`.
+pub(crate) const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
+
+/// Returns the packet of a client as its router hands it over.
+pub(crate) fn from_client(client: &str, vip: &str) -> Packet {
+    udp(client, vip).macs(ROUTER_MAC, BALANCER_MAC)
+}
+
+/// Returns a client's packet as it should leave for the gateway, from `snat`.
+pub(crate) fn towards(gateway: Gateway, packet: &Packet, snat: &str) -> Packet {
+    packet
+        .clone()
+        .macs(BALANCER_MAC, gateway.mac)
+        .from(snat)
+        .to(gateway.address)
+        .ttl(packet.ttl - 1)
+}
+
+/// Returns a backend's answer to a packet that was forwarded to it.
+pub(crate) fn answer(forwarded: &Packet) -> Packet {
+    Packet {
+        source: forwarded.destination,
+        destination: forwarded.source,
+        source_mac: forwarded.destination_mac,
+        destination_mac: BALANCER_MAC,
+        payload: b"an even answer.".to_vec(),
+        ttl: 128,
+        ..forwarded.clone()
+    }
+}
+
+/// Returns what the sweeper goes by on this site.
+pub(crate) fn sweep_settings() -> SweepSettings {
+    SweepSettings {
+        flow_timeout_s: FLOW_TIMEOUT_S,
+        flow_timeout_unreplied_s: UNREPLIED_TIMEOUT_S,
+        affinity_timeouts_s: BTreeMap::from([
+            (GROUP, AFFINITY_TIMEOUT_S),
+            (GROUP6, AFFINITY_TIMEOUT_S),
+        ]),
+        backends: GATEWAYS.iter().map(|g| g.number).collect::<BTreeSet<_>>(),
+    }
+}
+
+/// Returns the sizes of the site, with room for eight endpoints.
+pub(crate) fn options(bpffs: &Path) -> Options {
+    Options {
+        pin_directory: pin_directory(bpffs),
+        max_flows: 8 * u32::from(SNAT_PORTS),
+        max_affinity: 4096,
+        snat_port_first: SNAT_PORT_FIRST,
+        snat_port_count: SNAT_PORTS,
+        mode: Mode::Generic,
+        interfaces: Vec::new(),
+    }
+}
+
+fn pin_directory(bpffs: &Path) -> PathBuf {
+    bpffs.join("vipd")
+}
+
+/// Returns the gateway with this number.
+pub(crate) fn numbered(number: u16) -> Gateway {
+    GATEWAYS
+        .into_iter()
+        .find(|gateway| gateway.number == number)
+        .unwrap_or_else(|| panic!("no gateway has the number {number}"))
+}
+
+const MARKER: Service = Service {
+    id: 0,
+    pool: 0,
+    backend_port: 0,
+    flags: 0,
+    group: 0,
+    affinity_timeout_s: 0,
+    ipv4_prefix: 0,
+    ipv6_prefix: 0,
+    _reserved: [0; 2],
+    name: [0; NAME_BYTES],
+};
+
+fn backend(gateway: &Gateway) -> Backend {
+    Backend {
+        address: ip(gateway.address),
+        interface: 1,
+        mac: gateway.mac,
+        source_mac: BALANCER_MAC,
+        pool: gateway.pool,
+        snat_mask: if gateway.pool == POOL { 1 } else { 2 },
+        health: backend::UP,
+        admin: backend::ACTIVE,
+        reachable: 1,
+        present: 1,
+        name: name(gateway.name),
+        ..Backend::FREE
+    }
+}
+
+fn snat_towards(gateway: &Gateway) -> &'static str {
+    if gateway.pool == POOL { SNAT } else { SNAT6 }
+}
+
+/// Returns the address in `address:port` as the maps hold it.
+pub(crate) fn ip(text: &str) -> [u8; 16] {
+    bytes(socket(text).ip())
+}
+
+fn port(text: &str) -> u16 {
+    socket(text).port()
+}
+
+fn socket(text: &str) -> std::net::SocketAddr {
+    text.parse().expect("an address with a port")
+}
+
+fn name(text: &str) -> [u8; NAME_BYTES] {
+    let mut name = [0; NAME_BYTES];
+    name[..text.len()].copy_from_slice(text.as_bytes());
+    name
+}
