@@ -1,1 +1,22 @@
-//! The black-box tests.
+//! Black-box tests of `vipd` in network namespaces: the binary, the wire and the API only.
+//!
+//! One file for each topic; the name of a test is what it promises. `cargo xtask test` runs them as
+//! root with the binary under test in `VIPD_BIN`.
+
+mod admin_state;
+mod affinity;
+mod arms;
+mod config_cli;
+mod health;
+mod ipv6;
+mod l4_nat;
+mod lifecycle;
+mod looking_in;
+mod modes;
+mod next_hop;
+mod reload;
+mod restart;
+mod snat_ports;
+mod spread;
+mod the_lab;
+mod vlan;
