@@ -35,6 +35,24 @@ fn a_packet_reaches_its_backend_from_our_address() {
 }
 
 #[test]
+fn a_port_that_changes_is_in_the_checksum() {
+    Site::with(|site| {
+        for (packet, gateway, _) in families() {
+            site.only(gateway);
+            for port in [1, 40_000, 65_535] {
+                let packet = packet.clone().port(port);
+
+                let forwarded = site.forward(&packet);
+
+                assert_ne!(forwarded.source.port(), port);
+                let snat = forwarded.source.to_string();
+                assert_eq!(forwarded, towards(gateway, &packet, &snat));
+            }
+        }
+    });
+}
+
+#[test]
 fn payloads_of_every_size_keep_right_checksums() {
     Site::with(|site| {
         for (packet, gateway, snat) in families() {

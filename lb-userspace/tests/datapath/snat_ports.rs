@@ -133,13 +133,7 @@ fn one_backend_s_ports_are_not_the_other_s() {
 fn a_second_snat_address_gives_as_many_ports_again() {
     Site::with(|site| {
         site.only(GATEWAY1);
-        let second = "10.11.20.4:1";
-        site.settings(|settings| {
-            settings.snat_addresses[2] = ip(second);
-            settings.snat_address_count = 3;
-        });
-        let key = EndpointKey::new(ip(second), ip(GATEWAY1.address), 443, 17);
-        site.apply(MapOp::Endpoint(key, Endpoint { slot: 6 }));
+        add_second_snat_address(site);
         site.backend(GATEWAY1, |backend| backend.snat_mask = 0b101);
         let clients: Vec<_> = (0..2 * SNAT_PORTS)
             .map(|host| from_client(&format!("198.51.100.{host}:40000"), VIP))
@@ -160,6 +154,32 @@ fn a_second_snat_address_gives_as_many_ports_again() {
             Verdict::Dropped(DropReason::SnatPortsExhausted)
         );
     });
+}
+
+#[test]
+fn a_backend_is_reached_from_its_own_snat_addresses_only() {
+    Site::with(|site| {
+        site.only(GATEWAY1);
+        add_second_snat_address(site);
+        for (mask, address) in [(0b001, "10.11.20.5"), (0b100, "10.11.20.4")] {
+            site.backend(GATEWAY1, |backend| backend.snat_mask = mask);
+            for host in 0..16 {
+                let packet = from_client(&format!("203.0.{mask}.{host}:40000"), VIP);
+                assert_eq!(site.forward(&packet).source.ip().to_string(), address);
+            }
+        }
+    });
+}
+
+/// Adds the address 10.11.20.4 in the third place, with ports towards gateway 1.
+fn add_second_snat_address(site: &mut Site) {
+    let second = ip("10.11.20.4:1");
+    site.settings(|settings| {
+        settings.snat_addresses[2] = second;
+        settings.snat_address_count = 3;
+    });
+    let key = EndpointKey::new(second, ip(GATEWAY1.address), 443, 17);
+    site.apply(MapOp::Endpoint(key, Endpoint { slot: 6 }));
 }
 
 #[test]
