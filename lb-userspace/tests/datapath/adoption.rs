@@ -12,7 +12,8 @@ use crate::harness::{
     namespaces,
     packet::Packet,
     pins::Pins,
-    site::{CLIENT, CLIENT6, GATEWAY1, Site, VIP, VIP6, Verdict, from_client, options},
+    plan::{CLIENT, CLIENT6, GATEWAY1, VIP, VIP6},
+    site::{Site, Verdict, from_client, options},
 };
 
 /// Returns what a packet becomes under a second daemon's program.

@@ -8,10 +8,13 @@ use lb_common::{
     service::Service,
 };
 
-use crate::harness::site::{
-    AFFINITY_TIMEOUT_S, CLIENT, CLIENT6, FLOW_TIMEOUT_S, GATEWAY1, GATEWAY1_V6, GATEWAY2,
-    GATEWAY2_V6, GROUP, GROUP6, Gateway, POOL, SERVICE, SERVICE_OTHER, SERVICE6, Site, VIP,
-    VIP_OTHER, VIP6, from_client, ip,
+use crate::harness::{
+    plan::{
+        AFFINITY_TIMEOUT_S, CLIENT, CLIENT6, FLOW_TIMEOUT_S, GATEWAY1, GATEWAY1_V6, GATEWAY2,
+        GATEWAY2_V6, GROUP, GROUP6, Gateway, POOL, SERVICE, SERVICE_OTHER, SERVICE6, VIP,
+        VIP_OTHER, VIP6,
+    },
+    site::{Site, from_client, ip},
 };
 
 const CLIENT_IP: &str = "192.0.2.10";

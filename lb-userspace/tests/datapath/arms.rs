@@ -4,10 +4,8 @@ use lb_common::settings::Interface;
 
 use crate::harness::{
     packet::Packet,
-    site::{
-        BALANCER_MAC, CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, Gateway, SNAT, SNAT6, Site, VIP,
-        VIP6, Verdict, answer, from_client, towards,
-    },
+    plan::{BALANCER_MAC, CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, Gateway, SNAT, SNAT6, VIP, VIP6},
+    site::{Site, Verdict, answer, from_client, towards},
 };
 
 /// The interface towards the servers, or towards the clients: whichever the frame at hand does

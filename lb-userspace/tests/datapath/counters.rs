@@ -9,10 +9,11 @@ use lb_common::{
 
 use crate::harness::{
     packet::Packet,
-    site::{
+    plan::{
         CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, GATEWAY2, SERVICE, SERVICE_OTHER, SERVICE6,
-        SNAT_PORTS, Site, VIP, VIP_OTHER, VIP6, Verdict, answer, from_client,
+        SNAT_PORTS, VIP, VIP_OTHER, VIP6,
     },
+    site::{Site, Verdict, answer, from_client},
 };
 
 #[test]

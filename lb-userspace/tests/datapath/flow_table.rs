@@ -4,10 +4,8 @@ use lb_common::{flow::Flow, record::State, verdict::DropReason};
 
 use crate::harness::{
     packet::Packet,
-    site::{
-        CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, Gateway, SERVICE, SERVICE6, Site, VIP, VIP6,
-        Verdict, from_client,
-    },
+    plan::{CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, Gateway, SERVICE, SERVICE6, VIP, VIP6},
+    site::{Site, Verdict, from_client},
 };
 
 /// Room for flows in each family, and for records of them all.

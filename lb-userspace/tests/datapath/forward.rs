@@ -4,10 +4,8 @@ use lb_common::verdict::DropReason;
 
 use crate::harness::{
     packet::Packet,
-    site::{
-        CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, Gateway, SNAT, SNAT6, Site, VIP, VIP6, Verdict,
-        from_client, towards,
-    },
+    plan::{CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, Gateway, SNAT, SNAT6, VIP, VIP6},
+    site::{Site, Verdict, from_client, towards},
 };
 
 /// Both families, with the gateway that each is to reach and the address that it comes from.

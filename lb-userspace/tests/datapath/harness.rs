@@ -4,4 +4,5 @@
 pub(crate) mod namespaces;
 pub(crate) mod packet;
 pub(crate) mod pins;
+pub(crate) mod plan;
 pub(crate) mod site;

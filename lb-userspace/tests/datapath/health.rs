@@ -9,11 +9,11 @@ use lb_common::{
 
 use crate::harness::{
     packet::Packet,
-    site::{
+    plan::{
         CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, GATEWAY2, GATEWAY2_V6, GROUP, Gateway, SERVICE,
-        SERVICE_OTHER, SERVICE6, SNAT, SNAT6, Site, VIP, VIP_OTHER, VIP6, Verdict, answer,
-        from_client, towards,
+        SERVICE_OTHER, SERVICE6, SNAT, SNAT6, VIP, VIP_OTHER, VIP6,
     },
+    site::{Site, Verdict, answer, from_client, towards},
 };
 
 const CLIENT_IP: &str = "192.0.2.10";

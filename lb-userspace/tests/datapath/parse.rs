@@ -4,10 +4,8 @@ use lb_common::verdict::DropReason;
 
 use crate::harness::{
     packet::{Packet, udp},
-    site::{
-        BALANCER_MAC, CLIENT, CLIENT6, GATEWAY1, ROUTER_MAC, SNAT, Site, VIP, VIP6, Verdict,
-        from_client, towards,
-    },
+    plan::{BALANCER_MAC, CLIENT, CLIENT6, GATEWAY1, ROUTER_MAC, SNAT, VIP, VIP6},
+    site::{Site, Verdict, from_client, towards},
 };
 
 /// Returns a client's frame with some bytes replaced.

@@ -2,10 +2,11 @@
 
 use crate::harness::{
     packet::Packet,
-    site::{
-        CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, GATEWAY2, SERVICE, SERVICE6, SNAT, SNAT6, Site,
-        VIP, VIP_OTHER, VIP6, Verdict, answer, from_client, towards,
+    plan::{
+        CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, GATEWAY2, SERVICE, SERVICE6, SNAT, SNAT6, VIP,
+        VIP_OTHER, VIP6,
     },
+    site::{Site, Verdict, answer, from_client, towards},
 };
 
 #[test]

@@ -6,10 +6,11 @@ use lb_common::{backend::VlanTags, verdict::DropReason};
 
 use crate::harness::{
     packet::{Packet, udp},
-    site::{
-        BALANCER_MAC, CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, GATEWAY2, Gateway, SNAT, SNAT6, Site,
-        VIP, VIP6, Verdict, answer, from_client,
+    plan::{
+        BALANCER_MAC, CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, GATEWAY2, Gateway, SNAT, SNAT6, VIP,
+        VIP6,
     },
+    site::{Site, Verdict, answer, from_client},
 };
 
 /// Returns the answer as the client's router should get it.

@@ -8,9 +8,9 @@ use lb_common::{
 };
 use lb_userspace::dataplane::{Dataplane as _, image::MapOp};
 
-use crate::harness::site::{
-    CLIENT, GATEWAY1, GATEWAY1_V6, GATEWAY2, GATEWAY2_V6, POOL, POOL6, SERVICE, Site, VIP, VIP6,
-    Verdict, from_client, ip,
+use crate::harness::{
+    plan::{CLIENT, GATEWAY1, GATEWAY1_V6, GATEWAY2, GATEWAY2_V6, POOL, POOL6, SERVICE, VIP, VIP6},
+    site::{Site, Verdict, from_client, ip},
 };
 
 /// A site whose range has room for the flows of a thousand clients with one backend.

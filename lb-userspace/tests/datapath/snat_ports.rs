@@ -13,10 +13,11 @@ use lb_userspace::dataplane::image::MapOp;
 
 use crate::harness::{
     packet::Packet,
-    site::{
+    plan::{
         CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, GATEWAY2, QUARANTINE_S, SNAT_PORT_FIRST,
-        SNAT_PORTS, Site, VIP, VIP6, Verdict, answer, from_client, ip,
+        SNAT_PORTS, VIP, VIP6,
     },
+    site::{Site, Verdict, answer, from_client, ip},
 };
 
 /// Returns the packets of as many clients as there are SNAT ports, each with the same port.

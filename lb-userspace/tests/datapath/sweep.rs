@@ -7,11 +7,11 @@ use lb_userspace::dataplane::{Dataplane as _, PortUse, sweep::SweepSettings};
 
 use crate::harness::{
     packet::Packet,
-    site::{
+    plan::{
         AFFINITY_TIMEOUT_S, CLIENT, CLIENT6, FLOW_TIMEOUT_S, GATEWAY1, GATEWAY1_V6, GATEWAY2,
-        GROUP, GROUP6, SERVICE, SERVICE_OTHER, SERVICE6, Site, UNREPLIED_TIMEOUT_S, VIP, VIP_OTHER,
-        VIP6, answer, from_client, sweep_settings,
+        GROUP, GROUP6, SERVICE, SERVICE_OTHER, SERVICE6, UNREPLIED_TIMEOUT_S, VIP, VIP_OTHER, VIP6,
     },
+    site::{Site, answer, from_client, sweep_settings},
 };
 
 fn families() -> [Packet; 2] {

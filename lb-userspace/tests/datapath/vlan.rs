@@ -4,10 +4,8 @@ use lb_common::{backend::VlanTags, verdict::DropReason};
 
 use crate::harness::{
     packet::Packet,
-    site::{
-        CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, Gateway, SNAT, SNAT6, Site, VIP, VIP6, Verdict,
-        XDP_DROP, answer, from_client, towards,
-    },
+    plan::{CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, Gateway, SNAT, SNAT6, VIP, VIP6},
+    site::{Site, Verdict, XDP_DROP, answer, from_client, towards},
 };
 
 /// EtherTypes of the customer's and the provider's tag (IEEE 802.1Q-2018 table 9-1).
