@@ -181,8 +181,12 @@ impl Sweeper {
         {
             return Ok(true);
         }
-        // A packet made the flow live again while its forward entry was being removed.
-        if let Some(flow) = removed {
+        // A packet made the flow live again while its forward entry was being removed. One that
+        // moved it as well has freed the record: there is nothing to restore then.
+        let present = Claim::unpack(self.records.claim(index));
+        if let Some(flow) = removed
+            && present == claim.with_state(State::Live)
+        {
             self.restore_forward(&record, claim, flow)?;
         }
         Ok(false)
