@@ -31,6 +31,14 @@ const POOL: &str = "ras-gateways";
 const SERVICE: &str = "RAS-SG-UDP";
 const PERSISTENCE: &str = r#"persistence = { key = "source-ip", timeout = "6h" }"#;
 
+/// Ways to look at the data path from outside of vipd.
+const LOOKS: [&str; 4] = [
+    "bpftool map dump pinned /sys/fs/bpf/vipd/flows",
+    "bpftool map dump pinned /sys/fs/bpf/vipd/backends",
+    "bpftool prog show pinned /sys/fs/bpf/vipd/program",
+    "bpftool net show",
+];
+
 /// Time between two rounds of sessions.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -79,13 +87,18 @@ pub(super) fn command(once: bool) -> Result<()> {
     Ok(())
 }
 
-/// Lets a gateway fail and return, and makes sure that its clients leave it.
+/// Lets a gateway fail and return, and makes sure that its clients leave it and that what people are
+/// told to try works.
 fn without_hands(
     show: &mut Show<'_>,
     pages: &BTreeMap<String, Nginx>,
     signals: &Signals,
 ) -> Result<()> {
     let client = show.lab.client(1).name().to_owned();
+    for line in LOOKS {
+        let outcome = show.lab.balancer().run(line);
+        ensure!(outcome.code == Some(0), "`{line}` said {}", outcome.text());
+    }
     let Some(first) = show.gateway_of(&client) else {
         bail!("{client} has no session");
     };
@@ -265,10 +278,7 @@ In another terminal, as root, first:
     vipd explain {client}
     vipd flows
   read the kernel's own tables
-    $SITE/balancer bpftool map dump pinned /sys/fs/bpf/vipd/flows
-    $SITE/balancer bpftool map dump pinned /sys/fs/bpf/vipd/backends
-    $SITE/balancer bpftool prog show pinned /sys/fs/bpf/vipd/vipd
-    $SITE/balancer bpftool net show
+{looks}
   let {gateway} die, watch its clients move, and bring it back
     $SITE/{gateway} ip link set eth0 down
     $SITE/{gateway} ip link set eth0 up
@@ -281,6 +291,9 @@ In another terminal, as root, first:
 
 Ctrl-C here ends the site and cleans up.
 ",
+            looks = LOOKS
+                .map(|line| format!("    $SITE/balancer {line}"))
+                .join("\n"),
             site = lab.directory().display(),
             binary = binary().display(),
             file = self.daemon.configuration_file().display(),
