@@ -57,8 +57,8 @@ impl Known {
 
     /// Returns the flow, if its backend may still serve it.
     #[inline(always)]
-    pub(crate) fn serving(&self) -> Option<Flow> {
-        self.serves.then_some(self.flow)
+    pub(crate) fn serving(&self) -> Option<&Flow> {
+        self.serves.then_some(&self.flow)
     }
 }
 

@@ -79,6 +79,9 @@ pub(crate) struct Scratch {
     parsed: Parsed,
     /// What it becomes.
     outgoing: Outgoing,
+    /// The flow that it belongs to. Here for its size: the functions of the program that call each
+    /// other share 512 bytes of stack, and compilers differ in how much they take.
+    known: flow::Known,
     /// The flow that it begins.
     begun: Flow,
 }
@@ -92,6 +95,7 @@ pub(crate) fn process(context: &XdpContext) -> Result<u32, Exit> {
     let Scratch {
         parsed,
         outgoing,
+        known,
         begun,
     } = unsafe { &mut *scratch };
 
@@ -109,15 +113,15 @@ pub(crate) fn process(context: &XdpContext) -> Result<u32, Exit> {
         reply::translate(&node, &reply, outgoing)?;
         (reply.service, reply.backend, Direction::Out)
     } else {
-        let known = flow::find(&node, parsed);
+        *known = flow::find(&node, parsed);
         let flow = match known.serving() {
             Some(flow) => flow,
             None => {
-                Exit::from_code(begin(&node, parsed, &known, begun))?;
-                *begun
+                Exit::from_code(begin(&node, parsed, known, begun))?;
+                begun
             }
         };
-        flow::translate(&node, &flow, outgoing)?;
+        flow::translate(&node, flow, outgoing)?;
         (flow.service, flow.backend, Direction::In)
     };
 
