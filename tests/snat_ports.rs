@@ -40,6 +40,9 @@ fn of_64_ports_the_65th_flow_is_refused_and_the_others_do_not_notice() {
     eventually(BOUND, "the budget is shown as spent", || {
         daemon.status().endpoint_ports(backend) == (64, 64)
     });
+    eventually(BOUND, "the kernel program says so in the log", || {
+        daemon.log().contains("no free SNAT port towards a backend")
+    });
     for (client, source) in clients.iter().zip(&sources) {
         assert_eq!(client.ask("again").source, *source);
     }
