@@ -54,6 +54,7 @@ fn sigterm_leaves_the_data_path_at_work() {
     let source = client.ask("hello").source;
 
     daemon.terminate();
+    assert!(!daemon.log().contains("ERROR"), "{}", daemon.log());
 
     assert_eq!(State::of(lab.balancer()), running);
     assert_eq!(client.ask("again").source, source);

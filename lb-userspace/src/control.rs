@@ -152,6 +152,12 @@ impl Handle {
         self.generation.clone()
     }
 
+    /// Returns whether control has ended: nobody takes in events any more.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.events.is_closed()
+    }
+
     /// Tells control of an event, waiting for room in its queue.
     ///
     /// # Errors

@@ -81,7 +81,9 @@ async fn follow_interfaces(mut events: mpsc::Receiver<InterfaceEvent>, handle: H
             return;
         }
     }
-    tracing::error!("interfaces are no longer watched: restart vipd, traffic goes on");
+    if !handle.is_stopped() {
+        tracing::error!("interfaces are no longer watched: restart vipd, traffic goes on");
+    }
 }
 
 async fn follow_ways(mut events: mpsc::Receiver<NextHopEvent>, handle: Handle) {
@@ -109,7 +111,9 @@ async fn follow_ways(mut events: mpsc::Receiver<NextHopEvent>, handle: Handle) {
             return;
         }
     }
-    tracing::error!("next hops are no longer watched: restart vipd, traffic goes on");
+    if !handle.is_stopped() {
+        tracing::error!("next hops are no longer watched: restart vipd, traffic goes on");
+    }
 }
 
 async fn keep_addresses(
