@@ -47,12 +47,19 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     doing(&line);
     let nginx_is_new = packages.contains(&"nginx-light");
     let _policy = ServicePolicy::refuse()?;
-    process::quietly(
-        Command::new("apt-get")
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .args(["install", "-y", "-q", "--no-install-recommends"])
-            .args(packages),
-    )?;
+    let install = || {
+        process::quietly(
+            Command::new("apt-get")
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .args(["install", "-y", "-q", "--no-install-recommends"])
+                .args(packages),
+        )
+    };
+    if install().is_err() {
+        // Lists that are weeks old name versions that the servers no longer have.
+        update()?;
+        install()?;
+    }
     if nginx_is_new && Path::new("/run/systemd/system").exists() {
         // The tests start nginx programs of their own; port 80 of this machine is not theirs.
         process::quietly(Command::new("systemctl").args(["disable", "nginx.service"]))?;
@@ -70,11 +77,15 @@ pub(super) fn candidate(package: &str) -> Result<Option<String>> {
 pub(super) fn update_if_unknown(packages: &[&str]) -> Result<()> {
     for package in packages {
         if candidate(package)?.is_none() && is_root() {
-            doing("apt-get update");
-            return process::quietly(Command::new("apt-get").args(["update", "-q"]));
+            return update();
         }
     }
     Ok(())
+}
+
+fn update() -> Result<()> {
+    doing("apt-get update");
+    process::quietly(Command::new("apt-get").args(["update", "-q"]))
 }
 
 /// The packages that `apt-get install` would add to this machine for `packages`, themselves
