@@ -2,7 +2,8 @@
 //!
 //! The compiler, its cargo and the linker are those that `cargo xtask setup` wrote into
 //! `.toolchain/env`. The object is `$OUT_DIR/vipd.bpf.o`; the daemon finds it by the environment
-//! variable `VIPD_BPF_OBJECT` at compile time.
+//! variable `VIPD_BPF_OBJECT` at compile time. Beside it is `bench.bpf.o`, which the benchmark
+//! measures with.
 
 use std::collections::HashMap;
 use std::env;
@@ -16,17 +17,24 @@ use std::process::{Command, ExitStatus, Output};
 /// The tier 3 target of the kernel's virtual machine, little-endian as the hosts are.
 const TARGET: &str = "bpfel-unknown-none";
 
-/// The package and its program.
+/// The package.
 const PACKAGE: &str = "lb-ebpf";
 
+/// Its programs: the name there, the object's name here, and the variable that tells where it is.
+const PROGRAMS: [(&str, &str, &str); 2] = [
+    ("lb-ebpf", "vipd.bpf.o", "VIPD_BPF_OBJECT"),
+    ("bench-ebpf", "bench.bpf.o", "VIPD_BENCH_OBJECT"),
+];
+
 /// Whatever changes the object.
-const INPUTS: [&str; 7] = [
+const INPUTS: [&str; 8] = [
     ".toolchain/env",
     "Cargo.toml",
     "Cargo.lock",
     "lb-common/Cargo.toml",
     "lb-common/src",
     "lb-ebpf/Cargo.toml",
+    "lb-ebpf/bench",
     "lb-ebpf/src",
 ];
 
@@ -92,10 +100,12 @@ fn build() -> Result<(), Box<dyn Error>> {
     }
     pass_warnings_on(&said);
 
-    let object = out.join("vipd.bpf.o");
-    fs::rename(out.join(PACKAGE), &object)
-        .map_err(|error| format!("cannot make {}: {error}", object.display()))?;
-    println!("cargo::rustc-env=VIPD_BPF_OBJECT={}", object.display());
+    for (program, name, variable) in PROGRAMS {
+        let object = out.join(name);
+        fs::rename(out.join(program), &object)
+            .map_err(|error| format!("cannot make {}: {error}", object.display()))?;
+        println!("cargo::rustc-env={variable}={}", object.display());
+    }
     Ok(())
 }
 

@@ -22,8 +22,11 @@ pub struct Affinity {
     pub last_seen: u32,
     /// Number of the backend.
     pub backend: u16,
+    /// 1 once a backend has answered the client. An entry without an answer is the first to go
+    /// when the table fills: it may be nobody's.
+    pub confirmed: u8,
     /// Zero.
-    pub _reserved: u16,
+    pub _reserved: u8,
 }
 
 assert_layout!(Affinity, size = 8, align = 4);
@@ -38,13 +41,26 @@ pub fn group_number(name: &str) -> u32 {
 /// Returns the seconds after the last packet for which a client belongs to its backend.
 ///
 /// An entry does not age while one of the client's flows lives, so it never counts as expired
-/// before a flow that was seen at the same moment would.
+/// before a flow that was seen at the same moment would. A flow's packets mark the entry once in
+/// [`TOUCH_S`] seconds, so it may be that much older than the client's last packet.
 #[inline(always)]
 #[must_use]
 pub const fn lifetime_s(affinity_timeout_s: u32, flow_timeout_s: u32) -> u32 {
-    if affinity_timeout_s > flow_timeout_s {
+    let longer = if affinity_timeout_s > flow_timeout_s {
         affinity_timeout_s
     } else {
         flow_timeout_s
-    }
+    };
+    longer.saturating_add(TOUCH_S)
+}
+
+/// Seconds between two marks that the packets of one flow leave on the client's entry.
+pub const TOUCH_S: u32 = 16;
+
+/// Returns whether a flow whose packets were last seen in second `before` marks its client's entry
+/// with a packet in second `now`.
+#[inline(always)]
+#[must_use]
+pub const fn is_touch_due(before: u32, now: u32) -> bool {
+    before / TOUCH_S != now / TOUCH_S
 }

@@ -22,6 +22,8 @@ pub struct Backend {
     pub source_mac: [u8; 6],
     /// Tags of frames towards it.
     pub vlan: VlanTags,
+    /// Largest IP packet that the interface towards it carries, in bytes.
+    pub mtu: u16,
     /// Its port for every service; zero: the service's.
     pub port: u16,
     /// Number of its pool.
@@ -38,13 +40,15 @@ pub struct Backend {
     pub present: u8,
     /// 1 while it has as many flows as it may.
     pub full: u8,
+    /// Zero.
+    pub _reserved: u16,
     /// A bit for each service whose own check finds the backend down.
     pub services_down: [u32; SERVICE_WORDS],
     /// Name in UTF-8, filled up with zeros.
     pub name: [u8; NAME_BYTES],
 }
 
-assert_layout!(Backend, size = 144, align = 4);
+assert_layout!(Backend, size = 148, align = 4);
 
 // Health, presence, reachability and fullness are bits: 0 or 1.
 
@@ -68,6 +72,7 @@ impl Backend {
         mac: [0; 6],
         source_mac: [0; 6],
         vlan: VlanTags::NONE,
+        mtu: 0,
         port: 0,
         pool: 0,
         snat_mask: 0,
@@ -76,6 +81,7 @@ impl Backend {
         reachable: 0,
         present: 0,
         full: 0,
+        _reserved: 0,
         services_down: [0; SERVICE_WORDS],
         name: [0; NAME_BYTES],
     };

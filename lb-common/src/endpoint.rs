@@ -2,8 +2,8 @@
 
 use crate::layout::assert_layout;
 
-/// Key of `endpoints`, as the reply of a backend shows it.
-#[repr(C)]
+/// Key of `endpoints`, as the reply of a backend shows it; value of `slots`.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct EndpointKey {
     /// Our address towards the backend.
@@ -15,9 +15,10 @@ pub struct EndpointKey {
     /// IANA protocol number.
     pub protocol: u8,
     _reserved: u8,
+    _reserved2: u32,
 }
 
-assert_layout!(EndpointKey, size = 36, align = 2);
+assert_layout!(EndpointKey, size = 40, align = 8);
 
 impl EndpointKey {
     /// Returns the key of the endpoint between `snat` and `backend`:`port`.
@@ -30,6 +31,7 @@ impl EndpointKey {
             port,
             protocol,
             _reserved: 0,
+            _reserved2: 0,
         }
     }
 }

@@ -3,7 +3,9 @@
 use crate::layout::assert_layout;
 
 /// Key of `flows`: an IPv4 flow as the client sends it.
-#[repr(C)]
+///
+/// Aligned to eight bytes, so that the program writes it in whole words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct FlowKey {
     /// The client.
@@ -16,10 +18,11 @@ pub struct FlowKey {
     pub vip_port: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    _reserved: [u8; 3],
+    _reserved: u8,
+    _reserved2: u16,
 }
 
-assert_layout!(FlowKey, size = 16, align = 2);
+assert_layout!(FlowKey, size = 16, align = 8);
 
 impl FlowKey {
     /// Returns the key of the flow from `client`:`client_port` to `vip`:`vip_port`.
@@ -38,13 +41,14 @@ impl FlowKey {
             client_port,
             vip_port,
             protocol,
-            _reserved: [0; 3],
+            _reserved: 0,
+            _reserved2: 0,
         }
     }
 }
 
-/// Key of `flows6`: an IPv6 flow as the client sends it.
-#[repr(C)]
+/// Key of `flows6`: an IPv6 flow as the client sends it; otherwise as [`FlowKey`].
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct FlowKey6 {
     /// The client.
@@ -57,10 +61,11 @@ pub struct FlowKey6 {
     pub vip_port: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    _reserved: [u8; 3],
+    _reserved: u8,
+    _reserved2: u16,
 }
 
-assert_layout!(FlowKey6, size = 40, align = 2);
+assert_layout!(FlowKey6, size = 40, align = 8);
 
 impl FlowKey6 {
     /// Returns the key of the flow from `client`:`client_port` to `vip`:`vip_port`.
@@ -79,7 +84,8 @@ impl FlowKey6 {
             client_port,
             vip_port,
             protocol,
-            _reserved: [0; 3],
+            _reserved: 0,
+            _reserved2: 0,
         }
     }
 }

@@ -18,12 +18,15 @@ pub mod backend;
 pub mod checksum;
 pub mod endpoint;
 pub mod flow;
+pub mod fragment;
+pub mod guard;
 pub mod hash;
 mod layout;
 pub mod limits;
 #[cfg(any(test, feature = "user"))]
 pub mod maglev;
 pub mod map_names;
+pub mod measure;
 #[cfg(feature = "user")]
 mod pod;
 pub mod pool;
@@ -35,4 +38,4 @@ pub mod verdict;
 
 /// Changes whenever a map's key, value or meaning does; kept in `settings` and compared before a
 /// pinned map is adopted.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

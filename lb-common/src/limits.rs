@@ -21,6 +21,8 @@ pub const MAX_SNAT_ADDRESSES: usize = 8;
 pub const MAGLEV_SLOTS: u32 = 16_381;
 /// Entries of `maglev`: two halves for each pool, one in use while the other is written.
 pub const MAGLEV_ENTRIES: u32 = MAX_POOLS * 2 * MAGLEV_SLOTS;
+/// Places of the flow cache for each flow that the tables hold.
+pub const CACHE_PLACES_PER_FLOW: u32 = 2;
 /// Flows that the tables hold unless the configuration says otherwise.
 pub const DEFAULT_MAX_FLOWS: u32 = 262_144;
 /// Affinity entries that the table holds unless the configuration says otherwise.
@@ -30,5 +32,18 @@ pub const DEFAULT_MAX_AFFINITY: u32 = 262_144;
 pub const SNAT_QUARANTINE_S: u32 = 10;
 /// SNAT ports that are tried for a new flow before its endpoint counts as full.
 pub const SNAT_PROBES: u32 = 128;
+/// Ranges of addresses that all services together may have in `ranges`.
+pub const MAX_RANGES: u32 = 131_072;
+/// Entries of `ranges`: two halves, one in use while the other is written.
+pub const RANGE_ENTRIES: u32 = 2 * MAX_RANGES;
+/// Fragmented datagrams that are followed at the same time.
+pub const MAX_FRAGMENTS: u32 = 16_384;
+/// Seconds for which the pieces of a datagram may follow the first one: what Linux waits for them
+/// (`net.ipv4.ipfrag_time`); RFC 791 section 3.2 suggests half of it.
+pub const FRAGMENT_LIFETIME_S: u32 = 30;
+/// Extension headers that may stand before UDP in an IPv6 packet.
+pub const MAX_EXTENSION_HEADERS: usize = 4;
+/// Token buckets of sources in each of two rows.
+pub const SOURCE_BUCKETS: u32 = 32_768;
 /// Bytes of a name in a map value.
 pub const NAME_BYTES: usize = 64;

@@ -28,8 +28,15 @@ pub const STATS: &str = "stats";
 /// Dropped packets by reason, per processor.
 pub const DROPS: &str = "drops";
 
+/// Slot to the SNAT address and backend that it belongs to.
+pub const SLOTS: &str = "slots";
+/// Which clients each service takes, by ranges of addresses.
+pub const RANGES: &str = "ranges";
+/// First pieces of fragmented datagrams, and where their other pieces go.
+pub const FRAGMENTS: &str = "fragments";
+
 /// Every map that is pinned.
-pub const ALL: [&str; 12] = [
+pub const ALL: [&str; 15] = [
     SETTINGS, SERVICES, POOLS, BACKENDS, ENDPOINTS, FLOWS, FLOWS6, RECORDS, AFFINITY, MAGLEV,
-    STATS, DROPS,
+    STATS, DROPS, SLOTS, RANGES, FRAGMENTS,
 ];

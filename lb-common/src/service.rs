@@ -62,11 +62,19 @@ pub struct Service {
     pub ipv6_prefix: u8,
     /// Zero.
     pub _reserved: [u8; 2],
+    /// First of the service's entries in `ranges`.
+    pub ranges_first: u32,
+    /// How many entries in `ranges` the service has; zero: every client may come.
+    pub ranges_count: u32,
+    /// New flows that are let in each second, as long as the long run goes; zero: no limit.
+    pub new_flows_per_second: u32,
+    /// The same for each source: an IPv4 address, or the first 64 bits of an IPv6 address.
+    pub new_flows_per_source: u32,
     /// Name in UTF-8, filled up with zeros.
     pub name: [u8; NAME_BYTES],
 }
 
-assert_layout!(Service, size = 84, align = 4);
+assert_layout!(Service, size = 100, align = 4);
 
 impl Service {
     /// Clients are remembered in `affinity`; otherwise every flow is chosen by itself.

@@ -9,12 +9,15 @@ use crate::{
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Settings {
-    /// [`crate::LAYOUT_VERSION`] of the daemon that made the maps.
-    pub layout_version: u32,
+    /// Makes the places of flows and sources in hash tables unknown to senders. Chosen at random
+    /// when the maps are made; nothing outside this node depends on it.
+    pub seed: u64,
     /// Seconds after which a flow without packets has ended.
     pub flow_timeout_s: u32,
     /// Seconds for which a freed SNAT port rests.
     pub quarantine_s: u32,
+    /// [`crate::LAYOUT_VERSION`] of the daemon that made the maps.
+    pub layout_version: u32,
     /// Endpoint slots that `records` has room for.
     pub slots: u32,
     /// Lowest SNAT port.
@@ -29,7 +32,7 @@ pub struct Settings {
     pub interfaces: [Interface; MAX_INTERFACES],
 }
 
-assert_layout!(Settings, size = 248, align = 4);
+assert_layout!(Settings, size = 256, align = 8);
 
 /// An interface that the program is attached to.
 #[repr(C)]
@@ -39,8 +42,8 @@ pub struct Interface {
     pub index: u32,
     /// Its own address: frames for another pass untouched, and ours leave with it.
     pub mac: [u8; 6],
-    /// Zero.
-    pub _reserved: [u8; 2],
+    /// Largest IP packet that it carries, in bytes.
+    pub mtu: u16,
 }
 
 assert_layout!(Interface, size = 12, align = 4);

@@ -25,9 +25,11 @@ pub struct Counters {
     pub affinity_full: u64,
     /// Packets dropped, whatever the reason.
     pub dropped: u64,
+    /// ICMP errors in which a backend itself says that nothing listens on its port.
+    pub unreachable: u64,
 }
 
-assert_layout!(Counters, size = 64, align = 8);
+assert_layout!(Counters, size = 72, align = 8);
 
 /// Entries of `stats`.
 pub const STATS_ENTRIES: u32 = MAX_SERVICES + MAX_BACKENDS;
@@ -56,5 +58,6 @@ impl core::ops::AddAssign for Counters {
         self.flows_moved += other.flows_moved;
         self.affinity_full += other.affinity_full;
         self.dropped += other.dropped;
+        self.unreachable += other.unreachable;
     }
 }

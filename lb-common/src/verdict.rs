@@ -48,7 +48,8 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// The UDP header is cut short, or its length does not fit the packet's.
     Malformed = 0, "malformed";
-    /// A piece of a fragmented datagram for a VIP: only the first piece has ports.
+    /// A piece of a fragmented datagram that came before the first piece, which alone has ports,
+    /// or long after it.
     Fragment = 1, "fragment";
     /// The packet had been through as many routers as it may.
     TtlExpired = 2, "ttl_expired";
@@ -68,6 +69,14 @@ drop_reasons! {
     NoHeadroom = 9, "no_headroom";
     /// The maps contradict each other; this is a fault of vipd.
     Inconsistent = 10, "inconsistent";
+    /// The service does not take clients of this address: it is blocked, or not allowed.
+    Blocked = 11, "blocked";
+    /// The client's address begins more flows than one source may.
+    SourceLimited = 12, "source_limited";
+    /// The service has more new flows than it may.
+    ServiceLimited = 13, "service_limited";
+    /// The packet is larger than the way out carries. Its sender was told by ICMP.
+    TooBig = 14, "too_big";
 }
 
 /// Entries of `drops`: room for reasons of later versions.

@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use lb_common::{
@@ -14,9 +14,11 @@ use lb_common::{
     backend::Backend,
     endpoint::{Endpoint, EndpointKey},
     flow::{Flow, FlowKey, FlowKey6},
+    fragment::{Fragment, FragmentKey},
+    guard::Range,
     limits::{
         DEFAULT_MAX_AFFINITY, DEFAULT_MAX_FLOWS, MAGLEV_ENTRIES, MAX_BACKENDS, MAX_ENDPOINTS,
-        MAX_POOLS, MAX_SERVICE_ENTRIES,
+        MAX_FRAGMENTS, MAX_POOLS, MAX_SERVICE_ENTRIES, RANGE_ENTRIES,
     },
     pool::Pool,
     record::Record,
@@ -55,6 +57,24 @@ pub(crate) static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::n
 #[btf_map(name = "endpoints")]
 pub(crate) static ENDPOINTS: HashMap<EndpointKey, Endpoint, { MAX_ENDPOINTS as usize }> =
     HashMap::new();
+
+/// Slot to SNAT address and backend: `endpoints` the other way round. Written by: the daemon.
+#[btf_map(name = "slots")]
+pub(crate) static SLOTS: Array<EndpointKey, { MAX_ENDPOINTS as usize }> = Array::new();
+
+/// Which clients a service takes; the service names its entries. Written by: the daemon, through
+/// its mapping; only ever the half that is not in use.
+#[btf_map(name = "ranges")]
+pub(crate) static RANGES: Array<Range, { RANGE_ENTRIES as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+
+/// First pieces of fragmented datagrams. Written by: the program.
+///
+/// Full: the datagram that was longest without a piece is forgotten, and counted as `fragment`
+/// should more of its pieces come.
+#[btf_map(name = "fragments")]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Fragment, { MAX_FRAGMENTS as usize }> =
+    LruHashMap::new();
 
 /// IPv4 flows as clients send them. Written by: the program; the daemon removes ended flows.
 ///

@@ -58,6 +58,7 @@ pub(crate) fn select(
         let entry = Affinity {
             last_seen: node.now,
             backend: chosen.id,
+            confirmed: 0,
             _reserved: 0,
         };
         if AFFINITY.insert(&key, &entry, 0).is_err() {

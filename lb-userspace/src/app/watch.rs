@@ -66,6 +66,7 @@ pub(super) fn link(interface: &Interface) -> Link {
         name: interface.name.clone(),
         index: interface.index,
         mac: interface.mac,
+        mtu: u16::try_from(interface.mtu).unwrap_or(u16::MAX),
     }
 }
 

@@ -97,4 +97,6 @@ pub struct Link {
     pub index: u32,
     /// Its MAC address.
     pub mac: [u8; 6],
+    /// Largest IP packet that it carries, in bytes.
+    pub mtu: u16,
 }

@@ -120,6 +120,10 @@ const MARKER: KernelService = KernelService {
     ipv4_prefix: 0,
     ipv6_prefix: 0,
     _reserved: [0; 2],
+    ranges_first: 0,
+    ranges_count: 0,
+    new_flows_per_second: 0,
+    new_flows_per_source: 0,
     name: [0; NAME_BYTES],
 };
 
@@ -128,6 +132,7 @@ fn settings(state: &DesiredState) -> Settings {
     let mut settings = Settings {
         layout_version: LAYOUT_VERSION,
         flow_timeout_s: seconds(node.flow_timeout),
+        seed: state.made_with.seed,
         quarantine_s: SNAT_QUARANTINE_S,
         slots: state.made_with.slots,
         snat_port_first: node.snat_ports.first,
@@ -143,7 +148,7 @@ fn settings(state: &DesiredState) -> Settings {
             *held = Interface {
                 index: link.index,
                 mac: link.mac,
-                _reserved: [0; 2],
+                mtu: link.mtu,
             };
         }
     }
@@ -264,6 +269,7 @@ pub fn backend_value(state: &DesiredState, pool: &Pool, configured: &Backend) ->
         value.mac = way.mac;
         value.source_mac = way.source_mac;
         value.vlan = way.vlan;
+        value.mtu = way.mtu;
         value.snat_mask = way.snat_mask;
         value.reachable = 1;
     }
@@ -332,6 +338,10 @@ fn kernel_service(state: &DesiredState, service: &Service) -> Option<(ServiceKey
         ipv4_prefix: 96 + persistence.ipv4_prefix.min(32),
         ipv6_prefix: persistence.ipv6_prefix.min(128),
         _reserved: [0; 2],
+        ranges_first: 0,
+        ranges_count: 0,
+        new_flows_per_second: service.limits.new_flows_per_second,
+        new_flows_per_source: service.limits.new_flows_per_source,
         name: name(&service.name),
     };
     Some((key, value))

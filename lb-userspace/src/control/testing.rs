@@ -192,6 +192,7 @@ pub(crate) fn link() -> Link {
         name: "eth0".to_owned(),
         index: ETH0,
         mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
     }
 }
 

@@ -89,6 +89,7 @@ pub struct Kernel {
     pools: Array<MapData, Pool>,
     backends: Array<MapData, Backend>,
     endpoints: HashMap<MapData, EndpointKey, Endpoint>,
+    slots: Array<MapData, EndpointKey>,
     affinity: HashMap<MapData, AffinityKey, Affinity>,
     stats: PerCpuArray<MapData, Counters>,
     drops: PerCpuArray<MapData, u64>,
@@ -131,6 +132,8 @@ impl Kernel {
             .map_err(|e| failed("open the map backends", e))?;
         let endpoints = HashMap::try_from(take(&mut ebpf, map_names::ENDPOINTS)?)
             .map_err(|e| failed("open the map endpoints", e))?;
+        let slots = Array::try_from(take(&mut ebpf, map_names::SLOTS)?)
+            .map_err(|e| failed("open the map slots", e))?;
         let affinity = HashMap::try_from(take(&mut ebpf, map_names::AFFINITY)?)
             .map_err(|e| failed("open the map affinity", e))?;
         let stats = PerCpuArray::try_from(take(&mut ebpf, map_names::STATS)?)
@@ -149,6 +152,7 @@ impl Kernel {
             pools,
             backends,
             endpoints,
+            slots,
             affinity,
             stats,
             drops,
@@ -195,6 +199,19 @@ impl Kernel {
         Ok((action, out))
     }
 
+    /// Returns a descriptor of the program: for a benchmark that runs it behind another one.
+    ///
+    /// # Errors
+    ///
+    /// [`DataplaneError`] when the descriptor cannot be copied.
+    pub fn program_fd(&mut self) -> Result<aya::programs::ProgramFd, DataplaneError> {
+        program(&mut self.ebpf)?
+            .fd()
+            .map_err(|e| failed("use the program", e))?
+            .try_clone()
+            .map_err(|e| failed("copy the program's descriptor", e))
+    }
+
     /// Writes the parts of the settings that no plan changes, or checks that they still hold.
     fn adopt_settings(&mut self) -> Result<(), DataplaneError> {
         let mut settings = self.read_settings()?;
@@ -202,6 +219,7 @@ impl Kernel {
         if settings.layout_version == 0 {
             settings = Settings {
                 layout_version: LAYOUT_VERSION,
+                seed: random(),
                 quarantine_s: lb_common::limits::SNAT_QUARANTINE_S,
                 slots: options.slots(),
                 snat_port_first: options.snat_port_first,
@@ -261,7 +279,11 @@ impl Kernel {
             }
             MapOp::Pool(id, pool) => self.pools.set(u32::from(*id), **pool, 0),
             MapOp::RemovePool(id) => self.pools.set(u32::from(*id), FREE_POOL, 0),
-            MapOp::Endpoint(key, endpoint) => self.endpoints.insert(key, endpoint, 0),
+            // A slot says nothing while no endpoint leads to it.
+            MapOp::Endpoint(key, endpoint) => self
+                .slots
+                .set(endpoint.slot, *key, 0)
+                .and_then(|()| self.endpoints.insert(key, endpoint, 0)),
             MapOp::RemoveEndpoint(key) => absent_is_fine(self.endpoints.remove(key)),
             MapOp::Service(key, service) => self.services.insert(key, **service, 0),
             MapOp::RemoveService(key) => absent_is_fine(self.services.remove(key)),
@@ -425,6 +447,13 @@ impl Dataplane for Kernel {
         self.attachments.push(attachment.clone());
         Ok(attachment)
     }
+}
+
+/// Returns a number that nobody outside can know: the standard library draws the keys of its hash
+/// tables from the system's random numbers.
+fn random() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(std::process::id())
 }
 
 /// Removes everything that is pinned under `directory`: the program is detached, every flow and

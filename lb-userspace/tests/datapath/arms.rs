@@ -4,7 +4,9 @@ use lb_common::settings::Interface;
 
 use crate::harness::{
     packet::Packet,
-    plan::{BALANCER_MAC, CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, Gateway, SNAT, SNAT6, VIP, VIP6},
+    plan::{
+        BALANCER_MAC, CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, Gateway, MTU, SNAT, SNAT6, VIP, VIP6,
+    },
     site::{Site, Verdict, answer, from_client, towards},
 };
 
@@ -63,7 +65,7 @@ fn answers_are_redirected_to_the_interface_of_the_client() {
                 settings.interfaces[0] = Interface {
                     index: OTHER_INTERFACE,
                     mac: OTHER_MAC,
-                    _reserved: [0; 2],
+                    mtu: MTU,
                 };
             });
 

@@ -203,6 +203,10 @@ fn bring_about(reason: DropReason, site: &mut Site) -> Vec<u8> {
             });
             packet
         }
+        DropReason::Blocked
+        | DropReason::SourceLimited
+        | DropReason::ServiceLimited
+        | DropReason::TooBig => todo_later(),
         DropReason::Inconsistent => {
             let forwarded = site.forward(&packet);
             site.endpoint(GATEWAY1, 443, 1000);
@@ -210,4 +214,8 @@ fn bring_about(reason: DropReason, site: &mut Site) -> Vec<u8> {
         }
     };
     dropped.encode()
+}
+
+fn todo_later() -> Packet {
+    unreachable!()
 }

@@ -842,6 +842,7 @@ fn reports_about_what_is_gone_are_ignored() {
         name: "eth9".to_owned(),
         index: 9,
         mac: [0; 6],
+        mtu: 1500,
     });
 
     assert_eq!(image(&state), before);

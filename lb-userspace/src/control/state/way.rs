@@ -20,6 +20,8 @@ pub struct Way {
     pub source_mac: [u8; 6],
     /// Tags of the frames.
     pub vlan: VlanTags,
+    /// Largest IP packet that the interface carries, in bytes.
+    pub mtu: u16,
     /// The gateway; `None`: on-link.
     pub via: Option<IpAddr>,
     /// Bits of the places of SNAT addresses that it may be reached from.
@@ -45,6 +47,7 @@ impl DesiredState {
             mac: hop.mac,
             source_mac: link.map_or([0; 6], |link| link.mac),
             vlan: hop.vlan,
+            mtu: link.map_or(0, |link| link.mtu),
             via: hop.via,
             snat_mask: 0,
         };
@@ -84,6 +87,7 @@ impl DesiredState {
             mac: kernel.mac,
             source_mac: kernel.source_mac,
             vlan: kernel.vlan,
+            mtu: kernel.mtu,
             via: None,
             snat_mask: self.snat_mask(pool, backend)?,
         })

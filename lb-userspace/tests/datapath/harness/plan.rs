@@ -76,6 +76,9 @@ pub(crate) const UNREPLIED_TIMEOUT_S: u32 = 8;
 pub(crate) const AFFINITY_TIMEOUT_S: u32 = 40;
 pub(crate) const QUARANTINE_S: u32 = 10;
 
+/// Largest IP packet that every interface carries, in bytes.
+pub(crate) const MTU: u16 = 1500;
+
 /// The SNAT range.
 pub(crate) const SNAT_PORT_FIRST: u16 = 20_000;
 pub(crate) const SNAT_PORTS: u16 = 64;

@@ -34,9 +34,9 @@ use super::{
     packet::{Packet, udp},
     pins::Pins,
     plan::{
-        AFFINITY_TIMEOUT_S, BALANCER_MAC, FLOW_TIMEOUT_S, GATEWAYS, GROUP, GROUP6, Gateway, POOL,
-        POOL6, QUARANTINE_S, ROUTER_MAC, SERVICE, SERVICE_OTHER, SERVICE6, SNAT, SNAT_PORT_FIRST,
-        SNAT_PORTS, SNAT6, UNREPLIED_TIMEOUT_S, VIP, VIP_OTHER, VIP6,
+        AFFINITY_TIMEOUT_S, BALANCER_MAC, FLOW_TIMEOUT_S, GATEWAYS, GROUP, GROUP6, Gateway, MTU,
+        POOL, POOL6, QUARANTINE_S, ROUTER_MAC, SERVICE, SERVICE_OTHER, SERVICE6, SNAT,
+        SNAT_PORT_FIRST, SNAT_PORTS, SNAT6, UNREPLIED_TIMEOUT_S, VIP, VIP_OTHER, VIP6,
     },
 };
 
@@ -110,7 +110,7 @@ impl Site {
             settings.interfaces[0] = Interface {
                 index: 1,
                 mac: BALANCER_MAC,
-                _reserved: [0; 2],
+                mtu: MTU,
             };
         });
         for (slot, gateway) in (0..).zip(GATEWAYS) {
@@ -162,6 +162,10 @@ impl Site {
             ipv4_prefix: 128,
             ipv6_prefix: 128,
             _reserved: [0; 2],
+            ranges_first: 0,
+            ranges_count: 0,
+            new_flows_per_second: 0,
+            new_flows_per_source: 0,
             name: name(vip),
         };
         self.services.insert(id, (key, service));
@@ -443,6 +447,10 @@ const MARKER: Service = Service {
     ipv4_prefix: 0,
     ipv6_prefix: 0,
     _reserved: [0; 2],
+    ranges_first: 0,
+    ranges_count: 0,
+    new_flows_per_second: 0,
+    new_flows_per_source: 0,
     name: [0; NAME_BYTES],
 };
 
@@ -452,6 +460,7 @@ fn backend(gateway: &Gateway) -> Backend {
         interface: 1,
         mac: gateway.mac,
         source_mac: BALANCER_MAC,
+        mtu: MTU,
         pool: gateway.pool,
         snat_mask: if gateway.pool == POOL { 1 } else { 2 },
         health: backend::UP,

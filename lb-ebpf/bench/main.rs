@@ -1,0 +1,147 @@
+//! The programs that vipd is measured with and against: a generator of packets, and baselines.
+//!
+//! A program that rewrites packets cannot simply be run again on its own output. So [`generate`]
+//! writes a packet's headers afresh each time and hands it to the program under measurement by a
+//! tail call; the daemon's own program and the baselines are measured behind the same generator.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, xdp_action},
+    btf_maps::{Array, HashMap, ProgramArray},
+    helpers::bpf_redirect,
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+use lb_common::{
+    flow::{Flow, FlowKey},
+    measure::{FRAME_BYTES, Generator, MAX_MEASURED_FLOWS},
+};
+
+/// What to generate. Written by the benchmark.
+#[btf_map(name = "generator")]
+static GENERATOR: Array<Generator, 1> = Array::new();
+
+/// Which flow each packet belongs to, in the order of generation.
+#[btf_map(name = "order")]
+static ORDER: Array<u32, { MAX_MEASURED_FLOWS as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+
+/// The program under measurement, at index 0.
+#[btf_map(name = "target")]
+static TARGET: ProgramArray<1> = ProgramArray::new();
+
+/// A table of the same key and size as `flows`.
+#[btf_map(name = "table")]
+static TABLE: HashMap<FlowKey, Flow, { MAX_MEASURED_FLOWS as usize }> = HashMap::new();
+
+/// The headers of a generated packet: Ethernet, IPv4 without options, UDP.
+type Frame = [u8; FRAME_BYTES];
+
+/// Writes the next packet and hands it to the program under measurement, or sends it out of an
+/// interface.
+#[xdp(frags)]
+fn generate(context: XdpContext) -> u32 {
+    let Some(generator) = GENERATOR.get_ptr_mut(0) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: one benchmark runs this at a time.
+    let generator = unsafe { &mut *generator };
+    let start = context.data();
+    if start + FRAME_BYTES > context.data_end() {
+        return xdp_action::XDP_ABORTED;
+    }
+    let position = generator.position;
+    generator.position = if position + 1 < generator.count {
+        position + 1
+    } else {
+        0
+    };
+    let Some(&number) = ORDER.get(position) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: the frame is long enough, as compared above.
+    let frame = unsafe { &mut *(start as *mut Frame) };
+    *frame = generator.frame;
+    if generator.replies != 0 {
+        let ports = generator.ports.max(1);
+        let (slot, port) = (number / ports, generator.first_port + number % ports);
+        frame[29] = frame[29].wrapping_add(slot as u8);
+        frame[36..38].copy_from_slice(&(port as u16).to_be_bytes());
+    } else {
+        let base = [frame[26], frame[27], frame[28], frame[29]];
+        let client = u32::from_be_bytes(base).wrapping_add(number);
+        frame[26..30].copy_from_slice(&client.to_be_bytes());
+        frame[34..36].copy_from_slice(&(1024 + (number as u16 & 0x7fff)).to_be_bytes());
+    }
+    if generator.interface != 0 {
+        // SAFETY: the helper takes numbers only.
+        return unsafe { bpf_redirect(generator.interface, 0) } as u32;
+    }
+    // SAFETY: on success control never comes back.
+    unsafe { TARGET.tail_call(&context, 0) };
+    xdp_action::XDP_ABORTED
+}
+
+/// The floor: the frame goes back where it came from.
+#[xdp(frags)]
+fn reflect(context: XdpContext) -> u32 {
+    let start = context.data();
+    if start + 14 > context.data_end() {
+        return xdp_action::XDP_PASS;
+    }
+    // SAFETY: the addresses are inside the frame, as compared above.
+    let macs = unsafe { &mut *(start as *mut [[u8; 6]; 2]) };
+    macs.swap(0, 1);
+    xdp_action::XDP_TX
+}
+
+/// The floor of a dropped packet.
+#[xdp(frags)]
+fn discard(_context: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
+}
+
+/// Passes every frame: the far end of a veth pair needs a program for native XDP to reach it.
+#[xdp(frags)]
+fn pass(_context: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// A bare lookup in a table of the same key and size as `flows`, and the frame goes back.
+#[xdp(frags)]
+fn lookup(context: XdpContext) -> u32 {
+    let start = context.data();
+    if start + FRAME_BYTES > context.data_end() {
+        return xdp_action::XDP_PASS;
+    }
+    // SAFETY: the frame is long enough, as compared above.
+    let frame = unsafe { &mut *(start as *mut Frame) };
+    if frame[12] != 8 || frame[13] != 0 || frame[14] != 0x45 || frame[23] != 17 {
+        return xdp_action::XDP_PASS;
+    }
+    let key = FlowKey::new(
+        [frame[26], frame[27], frame[28], frame[29]],
+        u16::from_be_bytes([frame[34], frame[35]]),
+        [frame[30], frame[31], frame[32], frame[33]],
+        u16::from_be_bytes([frame[36], frame[37]]),
+        17,
+    );
+    // SAFETY: nobody changes the table meanwhile.
+    if unsafe { TABLE.get(&key) }.is_none() {
+        return xdp_action::XDP_DROP;
+    }
+    // SAFETY: as above.
+    let macs = unsafe { &mut *(start as *mut [[u8; 6]; 2]) };
+    macs.swap(0, 1);
+    xdp_action::XDP_TX
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
