@@ -41,10 +41,34 @@ impl Delta {
         self.number64(old_high, new_high).number64(old_low, new_low)
     }
 
+    /// Adds another difference.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     #[inline(always)]
     const fn number64(self, old: u64, new: u64) -> Self {
         self.number32((old >> 32) as u32, (new >> 32) as u32)
             .number32(old as u32, new as u32)
+    }
+
+    /// Adds the change of four bytes, read as one number in memory order.
+    ///
+    /// A sum whose words are all in memory order is the sum in memory order (RFC 1071 section 2,
+    /// point B): do not mix the two.
+    #[inline(always)]
+    #[must_use]
+    pub const fn raw32(self, old: u32, new: u32) -> Self {
+        self.number32(old, new)
+    }
+
+    /// The same for eight bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn raw64(self, old: u64, new: u64) -> Self {
+        self.number64(old, new)
     }
 
     /// Adds two words at once: their sum is congruent to the 32-bit number modulo 0xffff
@@ -59,7 +83,7 @@ impl Delta {
     #[must_use]
     pub const fn apply(self, checksum: u16) -> u16 {
         let sum = self.0 + !checksum as u64;
-        // At most 21 numbers of 32 bits are ever collected: the sum is below 2^38, the first fold
+        // At most some forty numbers of 32 bits are ever collected: the sum is below 2^38, the first fold
         // leaves 23 bits, the second 17, and the third none to fold.
         let sum = (sum & 0xffff) + (sum >> 16);
         let sum = (sum & 0xffff) + (sum >> 16);

@@ -33,7 +33,7 @@ impl FragmentKey {
 }
 
 /// Value of `fragments`: what the first piece met.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Fragment {
     /// Index of the flow's record.
@@ -47,9 +47,11 @@ pub struct Fragment {
     pub identification: u32,
     /// [`Fragment::FORWARD`], [`Fragment::REPLY`] or [`Fragment::HOST`].
     pub direction: u32,
+    /// Zero.
+    pub _reserved: u32,
 }
 
-assert_layout!(Fragment, size = 20, align = 4);
+assert_layout!(Fragment, size = 24, align = 8);
 
 impl Fragment {
     /// From a client.

@@ -2,12 +2,14 @@
 
 use lb_common::{
     addr::is_mapped,
-    affinity::{AffinityKey, lifetime_s},
+    affinity::{Affinity, AffinityKey, lifetime_s},
+    record::Record,
     service::Service,
     verdict::DropReason,
 };
 
 use crate::{
+    ip::Ip,
     maps::{AFFINITY, BACKENDS, RECORDS},
     parse::Parsed,
     pipeline::Node,
@@ -33,7 +35,7 @@ pub(crate) fn find(
     if service.flags & Service::AFFINITY == 0 {
         return Ok(None);
     }
-    let client = select::client(&parsed.source, parsed.v6, service);
+    let client = select::client(&parsed.source.bytes(), parsed.v6, service);
     let Some(entry) = AFFINITY.get_ptr_mut(&AffinityKey {
         client,
         group: service.group,
@@ -53,7 +55,7 @@ pub(crate) fn find(
     if !backend.serves() || backend.pool != service.pool {
         return Ok(None);
     }
-    // SAFETY: a plain store to a field of its own; a lost one costs a second of a client's age.
+    // SAFETY: a plain store to a field of its own; a lost one costs some seconds of a client's age.
     unsafe { (*entry).last_seen = node.now };
     if backend.serves_service(service.id as u8) {
         return Ok(Some(Chosen { id, backend }));
@@ -61,11 +63,16 @@ pub(crate) fn find(
     select::detour(service, &client).map(Some)
 }
 
-/// Marks the client of a flow as seen. Packets of both directions do: an entry does not age while
-/// a flow lives, however seldom it is the client that speaks first in a second.
+/// Marks the client of a flow as seen.
 #[inline(always)]
 pub(crate) fn touch(node: &Node, record: u32) {
-    touch_client(record, node.now);
+    mark_client(record, node.now, 0);
+}
+
+/// Marks the client of a flow as one that a backend has answered.
+#[inline(always)]
+pub(crate) fn confirm(node: &Node, record: u32) {
+    mark_client(record, node.now, 1);
 }
 
 /// Returns whether the client of a record was remembered.
@@ -73,28 +80,31 @@ pub(crate) fn touch(node: &Node, record: u32) {
 /// A global function of the program, as `select::by_hash` is, for the verifier's sake.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn touch_client(record: u32, now: u32) -> u32 {
+extern "C" fn mark_client(record: u32, now: u32, confirmed: u8) -> u32 {
     let Some(record) = RECORDS.get_ptr_mut(record) else {
         return 0;
     };
     // SAFETY: `record` points into the map, and its fields are plain values. Should it be given to
     // another flow meanwhile, a client is marked a second too late or too early.
-    let (client, vip, vip_port) =
-        unsafe { (&(*record).client, &(*record).vip, (*record).vip_port) };
-    let Ok(service) = service::find(vip, vip_port) else {
+    let record: &Record = unsafe { &*record };
+    let client = Ip::of(&record.client).bytes();
+    let Ok(service) = service::find(Ip::of(&record.vip), record.vip_port) else {
         return 0;
     };
     if service.flags & Service::AFFINITY == 0 {
         return 0;
     }
-    let key = AffinityKey {
-        client: select::client(client, !is_mapped(client), service),
+    let Some(entry) = AFFINITY.get_ptr_mut(&AffinityKey {
+        client: select::client(&client, !is_mapped(&client), service),
         group: service.group,
-    };
-    let Some(entry) = AFFINITY.get_ptr_mut(&key) else {
+    }) else {
         return 0;
     };
     // SAFETY: as in `find`.
-    unsafe { (*entry).last_seen = now };
+    let entry: &mut Affinity = unsafe { &mut *entry };
+    entry.last_seen = now;
+    if confirmed != 0 {
+        entry.confirmed = 1;
+    }
     1
 }

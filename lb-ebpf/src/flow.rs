@@ -1,18 +1,21 @@
 //! The forward half of a flow: found, created, moved.
 
 use lb_common::{
-    addr::unmapped,
     flow::{Flow, FlowKey, FlowKey6},
+    limits::MAX_SNAT_ADDRESSES,
     record::Claim,
     service::Service,
     verdict::DropReason,
 };
 
 use crate::{
-    affinity, claim,
-    maps::{BACKENDS, FLOWS, FLOWS6, RECORDS},
+    cache::{self, FlowHash},
+    ip::Ip,
+    link::{Tags, mac},
+    maps::{BACKENDS, FLOWS, FLOWS6, RECORDS, SLOTS},
     parse::{Parsed, UDP},
     pipeline::Node,
+    record::{self, Place},
     rewrite::Outgoing,
     select::Chosen,
     stats,
@@ -24,73 +27,90 @@ const BPF_NOEXIST: u64 = 1;
 /// What it returns when the key is there already.
 const EEXIST: i32 = -17;
 
-/// What is known of a packet's flow.
+/// What the flow table knows of a packet's flow.
 ///
-/// Plain fields, as the type is part of a BPF function's signature: the kernel refuses the type
-/// information of Rust's enumerations with values there.
+/// Plain numbers: where a pointer is there only sometimes, the verifier meets what was never set.
 pub(crate) struct Known {
     /// There is a forward entry.
     entry: bool,
-    /// The entry's record is live and the flow's; `flow` and `word` are set.
-    live: bool,
-    /// The backend may still serve the flow.
-    serves: bool,
-    /// The forward entry.
-    flow: Flow,
-    /// The claim of its record.
+    /// The claim of the record that it names, if that translates and is the flow's; else zero.
     word: u64,
+    index: u32,
+    slot: u32,
 }
 
 impl Known {
-    const UNKNOWN: Self = Self {
+    const NOTHING: Self = Self {
         entry: false,
-        live: false,
-        serves: false,
-        flow: Flow::NONE,
         word: 0,
-    };
-    /// There is a forward entry, and nothing behind it.
-    const STALE: Self = Self {
-        entry: true,
-        ..Self::UNKNOWN
+        index: 0,
+        slot: 0,
     };
 
-    /// Returns the flow, if its backend may still serve it.
+    /// Returns the flow's record.
     #[inline(always)]
-    pub(crate) fn serving(&self) -> Option<&Flow> {
-        self.serves.then_some(&self.flow)
+    pub(crate) fn place(&self) -> Option<Place> {
+        if self.word == 0 {
+            return None;
+        }
+        Place::at(self.index, self.slot, self.word)
     }
 }
 
-/// Looks the packet's flow up, and notes that it was seen.
+/// Returns the packet's flow if it is one that its backend may still serve: by the cache alone.
+#[inline(always)]
+pub(crate) fn cached(parsed: &Parsed, hash: FlowHash) -> Option<Place> {
+    cache::find(parsed, hash).filter(serves)
+}
+
+/// Returns whether the backend of a record may still serve its flow.
+#[inline(always)]
+pub(crate) fn serves(place: &Place) -> bool {
+    // SAFETY: `record` points into the map.
+    let service = unsafe { (*place.record).service };
+    BACKENDS
+        .get(u32::from(Claim::unpack(place.word).backend))
+        .is_some_and(|backend| backend.serves_flow(service))
+}
+
+/// Looks the packet's flow up in the table.
 #[inline(always)]
 pub(crate) fn find(node: &Node, parsed: &Parsed) -> Known {
-    let Some(flow) = lookup(parsed) else {
-        return Known::UNKNOWN;
+    let mut known = Known::NOTHING;
+    let (client, vip) = (parsed.source, parsed.destination);
+    let ports = (parsed.source_port, parsed.destination_port);
+    let Some(flow) = lookup(parsed.v6, client, ports.0, vip, ports.1) else {
+        return known;
     };
-    let Some(record) = RECORDS.get_ptr_mut(flow.record) else {
-        return Known::STALE;
-    };
-    let word = claim::read(record);
-    if Claim::unpack(word).generation != flow.generation || !claim::belongs(record, parsed) {
-        return Known::STALE;
+    known.entry = true;
+    if let Some(place) = place_of(node, &flow)
+        && record::belongs(place.record, client, ports.0, vip, ports.1)
+        && let Some(word) = record::alive(place.record, place.word)
+    {
+        known.word = word;
+        known.index = place.index;
+        known.slot = place.slot;
     }
-    let Some(word) = claim::alive(record, word) else {
-        return Known::STALE;
-    };
-    if claim::touch(node, parsed, record) {
-        affinity::touch(node, flow.record);
+    known
+}
+
+/// Returns the record that a forward entry names, if it has that generation.
+///
+/// The entry's element may have been reused for another flow while it was read: the caller
+/// compares the record with the packet.
+#[inline(always)]
+pub(crate) fn place_of(node: &Node, flow: &Flow) -> Option<Place> {
+    let record = RECORDS.get_ptr_mut(flow.record)?;
+    let word = record::read(record);
+    if word as u32 != flow.generation || !record::translates(word) {
+        return None;
     }
-    let serves = BACKENDS
-        .get(u32::from(flow.backend))
-        .is_some_and(|backend| backend.serves_flow(flow.service));
-    Known {
-        entry: true,
-        live: true,
-        serves,
-        flow,
+    Some(Place {
+        record,
+        index: flow.record,
+        slot: node.slot_of(flow.record),
         word,
-    }
+    })
 }
 
 /// Makes the packet's flow: a record, then the forward entry that names it. Where the flow was
@@ -106,111 +126,111 @@ pub(crate) fn create(
     service: &Service,
     chosen: &Chosen,
     known: &Known,
-) -> Result<Flow, DropReason> {
+) -> Result<Place, DropReason> {
     let backend_port = match chosen.backend.port {
         0 => service.backend_port,
         port => port,
     };
-    let claimed = claim::allocate(node, parsed, chosen, backend_port)?;
+    let number = service.id as u8;
+    let place = record::allocate(node, parsed, chosen, backend_port)?;
+    let place = record::publish(node, parsed, number, place);
     let flow = Flow {
-        record: claimed.index,
-        generation: claimed.claim.generation,
+        record: place.index,
+        generation: place.word as u32,
         backend: chosen.id,
-        snat_port: claimed.snat_port,
+        snat_port: node.snat_port(&place),
         backend_port,
-        snat_address: claimed.snat_address,
-        service: service.id as u8,
+        snat_address: snat_place(node, &place),
+        service: number,
     };
-    let word = claim::publish(node, parsed, flow.service, &claimed);
     let flags = if known.entry { BPF_ANY } else { BPF_NOEXIST };
     match insert(parsed, &flow, flags) {
         Ok(()) => {
-            if known.live {
-                if let Some(record) = RECORDS.get_ptr_mut(known.flow.record) {
-                    claim::free(node, record, known.word);
-                }
-                stats::flow_moved(flow.service, flow.backend);
+            if let Some(former) = known.place() {
+                record::free(node, former.record, former.word);
+                stats::flow_moved(number, chosen.id);
             } else {
-                stats::flow_new(flow.service, flow.backend);
+                stats::flow_new(number, chosen.id);
             }
-            Ok(flow)
+            Ok(place)
         }
         Err(error) => {
-            claim::free(node, claimed.record, word);
+            record::free(node, place.record, place.word);
             if error != EEXIST {
                 return Err(DropReason::FlowTableFull);
             }
             // Another processor was faster with the same flow: its choice holds.
-            lookup(parsed).ok_or(DropReason::FlowTableFull)
+            find(node, parsed).place().ok_or(DropReason::FlowTableFull)
         }
     }
 }
 
-/// Says where the packet goes: to the flow's backend, from our address and the flow's port.
+/// Returns the place in the settings of the address that a record's endpoint translates to.
 #[inline(always)]
-pub(crate) fn translate(
-    node: &Node,
-    flow: &Flow,
-    outgoing: &mut Outgoing,
-) -> Result<(), DropReason> {
-    let backend = BACKENDS
-        .get(u32::from(flow.backend))
-        .ok_or(DropReason::Inconsistent)?;
-    outgoing.source = *node
-        .settings
-        .snat_addresses
-        .get(usize::from(flow.snat_address))
-        .ok_or(DropReason::Inconsistent)?;
-    outgoing.source_port = flow.snat_port;
-    outgoing.destination = backend.address;
-    outgoing.destination_port = flow.backend_port;
-    outgoing.interface_index = backend.interface;
-    outgoing.source_mac = backend.source_mac;
-    outgoing.destination_mac = backend.mac;
-    outgoing.vlan = backend.vlan;
-    Ok(())
+fn snat_place(node: &Node, place: &Place) -> u8 {
+    let Some(endpoint) = SLOTS.get(place.slot) else {
+        return 0;
+    };
+    let address = Ip::of(&endpoint.snat);
+    for number in 0..MAX_SNAT_ADDRESSES {
+        if Ip::of(&node.settings.snat_addresses[number]) == address {
+            return number as u8;
+        }
+    }
+    0
 }
 
+/// Says where the packet goes: to the flow's backend, from our address and the flow's port.
 #[inline(always)]
-fn lookup(parsed: &Parsed) -> Option<Flow> {
+pub(crate) fn translate(node: &Node, place: &Place) -> Result<Outgoing, DropReason> {
+    let backend = BACKENDS
+        .get(u32::from(Claim::unpack(place.word).backend))
+        .ok_or(DropReason::Inconsistent)?;
+    let endpoint = SLOTS.get(place.slot).ok_or(DropReason::Inconsistent)?;
+    Ok(Outgoing {
+        source: Ip::of(&endpoint.snat),
+        source_port: node.snat_port(place),
+        destination: Ip::of(&endpoint.backend),
+        destination_port: endpoint.port,
+        interface_index: backend.interface,
+        mtu: backend.mtu,
+        source_mac: mac(&backend.source_mac),
+        destination_mac: mac(&backend.mac),
+        tags: Tags::of(&backend.vlan),
+    })
+}
+
+/// Returns the forward entry of the flow from `client` to `vip`.
+#[inline(always)]
+pub(crate) fn lookup(
+    v6: bool,
+    client: Ip,
+    client_port: u16,
+    vip: Ip,
+    vip_port: u16,
+) -> Option<Flow> {
     // SAFETY: the value is copied at once. Its element may be reused for another flow meanwhile,
-    // which is why `find` compares generation and client with the record.
+    // which is why generation and client are compared with the record.
     unsafe {
-        if parsed.v6 {
-            FLOWS6.get(&key6(parsed)).copied()
+        if v6 {
+            let key = FlowKey6::new(client.bytes(), client_port, vip.bytes(), vip_port, UDP);
+            FLOWS6.get(&key).copied()
         } else {
-            FLOWS.get(&key(parsed)).copied()
+            let key = FlowKey::new(client.to_v4(), client_port, vip.to_v4(), vip_port, UDP);
+            FLOWS.get(&key).copied()
         }
     }
 }
 
 #[inline(always)]
 fn insert(parsed: &Parsed, flow: &Flow, flags: u64) -> Result<(), i32> {
+    let (client, vip) = (parsed.source, parsed.destination);
+    let (client_port, vip_port) = (parsed.source_port, parsed.destination_port);
     if parsed.v6 {
-        FLOWS6.insert(&key6(parsed), flow, flags)
+        let key = FlowKey6::new(client.bytes(), client_port, vip.bytes(), vip_port, UDP);
+        FLOWS6.insert(&key, flow, flags)
     } else {
-        FLOWS.insert(&key(parsed), flow, flags)
+        let key = FlowKey::new(client.to_v4(), client_port, vip.to_v4(), vip_port, UDP);
+        FLOWS.insert(&key, flow, flags)
     }
-}
-
-#[inline(always)]
-fn key(parsed: &Parsed) -> FlowKey {
-    FlowKey::new(
-        unmapped(&parsed.source),
-        parsed.source_port,
-        unmapped(&parsed.destination),
-        parsed.destination_port,
-        UDP,
-    )
-}
-
-#[inline(always)]
-fn key6(parsed: &Parsed) -> FlowKey6 {
-    FlowKey6::new(
-        parsed.source,
-        parsed.source_port,
-        parsed.destination,
-        parsed.destination_port,
-        UDP,
-    )
 }

@@ -10,12 +10,19 @@
 #![expect(internal_features, reason = "compare-and-swap, see above")]
 
 mod affinity;
-mod claim;
+mod answer;
+mod cache;
 mod flow;
+mod fragment;
+mod guard;
+mod icmp;
+mod ip;
+mod link;
 mod maps;
 mod packet;
 mod parse;
 mod pipeline;
+mod record;
 mod reply;
 mod rewrite;
 mod select;

@@ -1,11 +1,11 @@
 //! Every map of the program, on one page.
 //!
 //! Sizes of `flows`, `flows6`, `records` and `affinity` are set by the daemon when it loads the
-//! program; the ones here are the defaults. All but `scratch` are pinned by their names, and all
+//! program; the ones here are the defaults. All but the last few are pinned by their names, and all
 //! carry BTF.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
@@ -17,8 +17,8 @@ use lb_common::{
     fragment::{Fragment, FragmentKey},
     guard::Range,
     limits::{
-        DEFAULT_MAX_AFFINITY, DEFAULT_MAX_FLOWS, MAGLEV_ENTRIES, MAX_BACKENDS, MAX_ENDPOINTS,
-        MAX_FRAGMENTS, MAX_POOLS, MAX_SERVICE_ENTRIES, RANGE_ENTRIES,
+        CACHE_PLACES_PER_FLOW, DEFAULT_MAX_AFFINITY, DEFAULT_MAX_FLOWS, MAGLEV_ENTRIES,
+        MAX_BACKENDS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_POOLS, MAX_SERVICE_ENTRIES, RANGE_ENTRIES,
     },
     pool::Pool,
     record::Record,
@@ -28,7 +28,7 @@ use lb_common::{
     verdict::DROP_ENTRIES,
 };
 
-use crate::pipeline::Scratch;
+use crate::{cache::Set, guard::BUCKET_ENTRIES, pipeline::Scratch};
 
 /// What the program must know of the node. Written by: the daemon. One entry.
 #[btf_map(name = "settings")]
@@ -82,9 +82,15 @@ pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Fragment, { MAX_FRAGMENTS a
 #[btf_map(name = "flows")]
 pub(crate) static FLOWS: HashMap<FlowKey, Flow, { DEFAULT_MAX_FLOWS as usize }> = HashMap::new();
 
-/// IPv6 flows as clients send them; otherwise as `flows`.
+/// IPv6 flows as clients send them; otherwise as `flows`. Its entries are made when they are needed:
+/// few sites have as many of them as of the others, and they are larger.
 #[btf_map(name = "flows6")]
-pub(crate) static FLOWS6: HashMap<FlowKey6, Flow, { DEFAULT_MAX_FLOWS as usize }> = HashMap::new();
+pub(crate) static FLOWS6: HashMap<
+    FlowKey6,
+    Flow,
+    { DEFAULT_MAX_FLOWS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
 
 /// The translation of replies, and the allocation of SNAT ports. Written by: the program; the
 /// daemon reads it through a mapping and frees records of ended flows.
@@ -110,7 +116,28 @@ pub(crate) static STATS: PerCpuArray<Counters, { STATS_ENTRIES as usize }> = Per
 #[btf_map(name = "drops")]
 pub(crate) static DROPS: PerCpuArray<u64, { DROP_ENTRIES as usize }> = PerCpuArray::new();
 
-/// What the program knows of the packet at hand: the stack of a BPF program has 512 bytes.
-/// Not pinned: nothing in it outlives the packet.
+// What follows is not pinned: nothing in it has to outlive the program.
+
+/// Shortcuts to the records of flows; see [`crate::cache`]. Written by: the program.
+#[btf_map(name = "cache")]
+pub(crate) static CACHE: Array<
+    Set,
+    { DEFAULT_MAX_FLOWS as usize * CACHE_PLACES_PER_FLOW as usize / 8 },
+> = Array::new();
+
+/// Shortcuts to the slots of endpoints. Written by: the program.
+#[btf_map(name = "endpoint_cache")]
+pub(crate) static ENDPOINT_CACHE: Array<u32, { MAX_ENDPOINTS as usize }> = Array::new();
+
+/// Token buckets of sources and services; see [`crate::guard`]. Written by: the program.
+#[btf_map(name = "buckets")]
+pub(crate) static BUCKETS: Array<u64, { BUCKET_ENTRIES as usize }> = Array::new();
+
+/// The last identification given to a fragmented datagram, by slot. Written by: the program.
+#[btf_map(name = "identifications")]
+pub(crate) static IDENTIFICATIONS: Array<u64, { MAX_ENDPOINTS as usize }> = Array::new();
+
+/// What the program knows of the packet at hand, per processor: the stack of a BPF program has 512
+/// bytes.
 #[btf_map(name = "scratch")]
 pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();

@@ -4,13 +4,44 @@ use aya_ebpf::{EbpfContext as _, helpers, programs::XdpContext};
 
 use lb_common::verdict::DropReason;
 use network_types::{
-    eth::EthHdr,
+    icmp::Icmpv4Hdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
     udp::UdpHdr,
-    vlan::VlanHdr,
 };
 
-/// A header that may be copied to and from the frame byte by byte.
+/// An Ethernet header (IEEE 802.3), of alignment 1.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct EthHdr {
+    /// Destination MAC address.
+    pub(crate) dst_addr: [u8; 6],
+    /// Source MAC address.
+    pub(crate) src_addr: [u8; 6],
+    /// EtherType.
+    pub(crate) ether_type: [u8; 2],
+}
+
+impl EthHdr {
+    /// Bytes of the header.
+    pub(crate) const LEN: usize = size_of::<Self>();
+}
+
+/// An 802.1Q tag without its own EtherType, which stands before it, of alignment 1.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct VlanHdr {
+    /// Tag control information.
+    pub(crate) tci: [u8; 2],
+    /// EtherType of what follows.
+    pub(crate) ether_type: [u8; 2],
+}
+
+impl VlanHdr {
+    /// Bytes of the header.
+    pub(crate) const LEN: usize = size_of::<Self>();
+}
+
+/// A header that may be read and written in the frame byte by byte.
 ///
 /// # Safety
 ///
@@ -27,41 +58,18 @@ unsafe impl Wire for Ipv4Hdr {}
 unsafe impl Wire for Ipv6Hdr {}
 // SAFETY: as above.
 unsafe impl Wire for UdpHdr {}
+// SAFETY: as above. ICMPv6 has the same header (RFC 4443 section 2.1).
+unsafe impl Wire for Icmpv4Hdr {}
+// SAFETY: as above.
+unsafe impl<const N: usize> Wire for [u8; N] {}
 
-/// Every header begins within the first 82 bytes: Ethernet, two tags, the longest IPv4 header. An
-/// offset that was kept in memory has lost its bound, and the verifier must see one.
-const OFFSET_MASK: usize = 0x7f;
+/// Every header, and every part that is summed, begins within the first 2048 bytes: `parse` bounds
+/// IPv6 extension headers. An offset that was kept in memory has lost its bound, and the verifier
+/// must see one.
+const OFFSET_MASK: usize = 0x7ff;
 
 /// The frame ends before the header does.
 pub(crate) struct Truncated;
-
-/// Copies a header out of the frame, `offset` bytes from its start.
-#[inline(always)]
-pub(crate) fn read<T: Wire>(context: &XdpContext, offset: usize) -> Result<T, Truncated> {
-    let start = context.data() + (offset & OFFSET_MASK);
-    if start + size_of::<T>() > context.data_end() {
-        return Err(Truncated);
-    }
-    // SAFETY: the line above keeps the whole header inside the frame; `Wire` promises that its
-    // bytes are a valid value, and nothing is assumed of the alignment.
-    Ok(unsafe { (start as *const T).read_unaligned() })
-}
-
-/// Copies a header into the frame, `offset` bytes from its start.
-#[inline(always)]
-pub(crate) fn write<T: Wire>(
-    context: &XdpContext,
-    offset: usize,
-    header: T,
-) -> Result<(), Truncated> {
-    let start = context.data() + (offset & OFFSET_MASK);
-    if start + size_of::<T>() > context.data_end() {
-        return Err(Truncated);
-    }
-    // SAFETY: as in `read`.
-    unsafe { (start as *mut T).write_unaligned(header) };
-    Ok(())
-}
 
 /// Returns a header in place, `offset` bytes from the start of the frame: nothing is copied to the
 /// small stack.
@@ -72,8 +80,15 @@ pub(crate) fn header<T: Wire>(context: &XdpContext, offset: usize) -> Result<&mu
     if start + size_of::<T>() > context.data_end() {
         return Err(Truncated);
     }
-    // SAFETY: as in `read`; the type needs no alignment, and callers hold one header at a time.
+    // SAFETY: the line above keeps the whole header inside the frame; `Wire` promises that its
+    // bytes are a valid value and its alignment is 1. Callers hold one header at a time.
     Ok(unsafe { &mut *(start as *mut T) })
+}
+
+/// Returns the bytes that pointers reach: the first buffer of the frame.
+#[inline(always)]
+pub(crate) fn linear_len(context: &XdpContext) -> usize {
+    context.data_end() - context.data()
 }
 
 /// Returns the length of the frame in bytes, with the pieces of a multi-buffer frame.
@@ -96,4 +111,41 @@ pub(crate) fn move_start(context: &XdpContext, bytes: i32) -> Result<(), DropRea
         0 => Ok(()),
         _ => Err(DropReason::NoHeadroom),
     }
+}
+
+/// Moves the end of the frame by so many bytes; a negative number cuts.
+///
+/// # Errors
+///
+/// [`DropReason::NoHeadroom`] when the kernel refuses.
+#[inline(always)]
+pub(crate) fn move_end(context: &XdpContext, bytes: i32) -> Result<(), DropReason> {
+    // SAFETY: the context is the one that the kernel gave.
+    match unsafe { helpers::bpf_xdp_adjust_tail(context.as_ptr().cast(), bytes) } {
+        0 => Ok(()),
+        _ => Err(DropReason::NoHeadroom),
+    }
+}
+
+/// Adds the words of a part of the frame to `sum`, in memory order (RFC 1071). The part is a
+/// multiple of four bytes and at most 512 long.
+#[inline(always)]
+pub(crate) fn sum<const N: usize>(
+    context: &XdpContext,
+    offset: usize,
+    sum: u32,
+) -> Result<u32, Truncated> {
+    const { assert!(N <= 512 && N.is_multiple_of(4)) };
+    let part: &mut [u8; N] = header(context, offset)?;
+    // SAFETY: `header` has found the part inside the frame.
+    let result = unsafe {
+        helpers::bpf_csum_diff(
+            core::ptr::null_mut(),
+            0,
+            part.as_mut_ptr().cast(),
+            N as u32,
+            sum,
+        )
+    };
+    Ok(result as u32)
 }

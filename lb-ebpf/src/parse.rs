@@ -1,160 +1,389 @@
-//! From the frame to addresses and ports: Ethernet, 802.1Q, IPv4, IPv6, UDP.
+//! From the frame to addresses and ports: Ethernet, 802.1Q, IPv4, IPv6, UDP, ICMP.
 
 use aya_ebpf::programs::XdpContext;
-use lb_common::{addr::mapped, backend::VlanTags, verdict::DropReason};
+use lb_common::{backend::VlanTags, limits::MAX_EXTENSION_HEADERS, verdict::DropReason};
 use network_types::{
-    eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
     udp::UdpHdr,
-    vlan::VlanHdr,
 };
 
-use crate::{packet, pipeline::Exit};
+use crate::{
+    ip::Ip,
+    link::{Mac, Tags, mac},
+    packet::{self, EthHdr, VlanHdr},
+    pipeline::Exit,
+};
 
-/// EtherTypes (IEEE 802 numbers), as they stand in the frame.
-const IPV4: u16 = 0x0800_u16.to_be();
-const IPV6: u16 = 0x86dd_u16.to_be();
-const VLAN: u16 = 0x8100_u16.to_be();
-const SERVICE_VLAN: u16 = 0x88a8_u16.to_be();
+/// EtherTypes (IEEE 802 numbers).
+pub(crate) const IPV4: u16 = 0x0800;
+pub(crate) const IPV6: u16 = 0x86dd;
+pub(crate) const VLAN: u16 = 0x8100;
+const SERVICE_VLAN: u16 = 0x88a8;
 
 /// IANA protocol numbers.
 pub(crate) const UDP: u8 = 17;
-const IPV6_FRAGMENT: u8 = 44;
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const ICMPV6: u8 = 58;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
 
-/// What the program needs to know of a UDP packet.
+/// Bytes that all extension headers of a packet may have. RFC 8504 section 5.3 lets hosts limit
+/// them; offsets in the frame stay below [`packet`]'s bound.
+const MAX_EXTENSION_BYTES: usize = 256;
+
+/// More fragments, in the flags of an IPv4 header (RFC 791 section 3.1).
+const IPV4_MORE: u16 = 0x2000;
+/// The fragment offset of an IPv4 header.
+const IPV4_OFFSET: u16 = 0x1fff;
+/// More fragments, in an IPv6 fragment header (RFC 8200 section 4.5).
+const IPV6_MORE: u16 = 1;
+/// The fragment offset of an IPv6 fragment header.
+const IPV6_OFFSET: u16 = 0xfff8;
+
+/// What the frame is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// A whole UDP datagram.
+    Datagram = 0,
+    /// The first piece of one: it has ports.
+    FirstPiece = 1,
+    /// Another piece: it has none.
+    LaterPiece = 2,
+    /// A whole ICMP message of the packet's family.
+    Icmp = 3,
+    /// UDP without usable ports; `reason` says why.
+    Unusable = 4,
+}
+
+/// What the program needs to know of a packet.
+#[derive(Clone, Copy)]
 pub(crate) struct Parsed {
+    /// Source address.
+    pub(crate) source: Ip,
+    /// Destination address.
+    pub(crate) destination: Ip,
+    /// Source MAC address.
+    pub(crate) source_mac: Mac,
     /// Bytes from the start of the frame to the IP header.
     pub(crate) l3: usize,
-    /// Bytes from the start of the frame to the UDP header.
+    /// Bytes from the start of the frame to the UDP or ICMP header.
     pub(crate) l4: usize,
-    /// Bytes of the frame, without padding.
-    pub(crate) bytes: u64,
-    /// Source address.
-    pub(crate) source: [u8; 16],
-    /// Destination address.
-    pub(crate) destination: [u8; 16],
-    /// Source port; unset when the packet has no usable ports.
-    pub(crate) source_port: u16,
-    /// Destination port; unset when the packet has no usable ports.
-    pub(crate) destination_port: u16,
-    /// Source MAC address.
-    pub(crate) source_mac: [u8; 6],
-    /// Destination MAC address.
-    pub(crate) destination_mac: [u8; 6],
+    /// Bytes from the start of the frame to the IPv6 fragment header; zero: there is none.
+    pub(crate) fragment: usize,
+    /// Bytes of the IP packet, without the padding of the frame.
+    pub(crate) ip_len: usize,
+    /// Identification of a piece.
+    pub(crate) identification: u32,
     /// 802.1Q tags.
-    pub(crate) vlan: VlanTags,
+    pub(crate) tags: Tags,
+    /// Source port, of a datagram or first piece.
+    pub(crate) source_port: u16,
+    /// Destination port, of a datagram or first piece.
+    pub(crate) destination_port: u16,
+    /// What the frame is.
+    pub(crate) kind: Kind,
+    /// Why ports are unusable.
+    pub(crate) reason: DropReason,
     /// TTL or hop limit.
     pub(crate) ttl: u8,
     /// The packet is IPv6.
     pub(crate) v6: bool,
 }
 
-/// Reads the headers of the frame into `parsed`.
-///
-/// Frames that cannot be UDP over IP, and frames that no host could make sense of, are the
-/// host's: [`Exit::Pass`]. For UDP without usable ports the inner error says why; only the caller
-/// knows whether the destination is ours.
+impl Parsed {
+    /// Returns the bytes of the frame, without padding.
+    #[inline(always)]
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.l3 + self.ip_len) as u64
+    }
+
+    /// Returns whether the packet has a UDP header that a translation must change.
+    #[inline(always)]
+    pub(crate) fn has_ports(&self) -> bool {
+        matches!(self.kind, Kind::Datagram | Kind::FirstPiece)
+    }
+
+    #[inline(always)]
+    fn unusable(self, reason: DropReason) -> Self {
+        Self {
+            kind: Kind::Unusable,
+            reason,
+            ..self
+        }
+    }
+}
+
+/// The Ethernet header's part of a frame.
+#[derive(Clone, Copy)]
+pub(crate) struct Ethernet {
+    pub(crate) source_mac: Mac,
+    pub(crate) destination_mac: Mac,
+    tags: Tags,
+    ether_type: u16,
+    l3: usize,
+}
+
+/// Reads the Ethernet header and up to two tags.
 #[inline(always)]
-pub(crate) fn parse(
-    context: &XdpContext,
-    parsed: &mut Parsed,
-) -> Result<Result<(), DropReason>, Exit> {
-    let ethernet: EthHdr = packet::read(context, 0)?;
-    let (vlan, ether_type) = vlan(context, ethernet.ether_type)?;
-    parsed.source_mac = ethernet.src_addr;
-    parsed.destination_mac = ethernet.dst_addr;
-    parsed.vlan = vlan;
-    parsed.l3 = EthHdr::LEN + vlan.len_bytes();
-    match ether_type {
-        IPV4 => ipv4(context, parsed),
-        IPV6 => ipv6(context, parsed),
+pub(crate) fn ethernet(context: &XdpContext) -> Result<Ethernet, Exit> {
+    let header: &EthHdr = packet::header(context, 0)?;
+    let (source_mac, destination_mac) = (mac(&header.src_addr), mac(&header.dst_addr));
+    let ether_type = u16::from_be_bytes(header.ether_type);
+    let (tags, ether_type, l3) = if ether_type == IPV4 || ether_type == IPV6 {
+        (Tags::NONE, ether_type, EthHdr::LEN)
+    } else {
+        tags(context, ether_type)?
+    };
+    Ok(Ethernet {
+        source_mac,
+        destination_mac,
+        tags,
+        ether_type,
+        l3,
+    })
+}
+
+/// Reads up to two tags; returns them, the EtherType behind them, and where it leads.
+#[inline(always)]
+fn tags(context: &XdpContext, ether_type: u16) -> Result<(Tags, u16, usize), Exit> {
+    if ether_type != VLAN && ether_type != SERVICE_VLAN {
+        return Err(Exit::Pass);
+    }
+    let (outer, behind) = tag(context, EthHdr::LEN)?;
+    let l3 = EthHdr::LEN + VlanHdr::LEN;
+    if behind != VLAN {
+        let tags = Tags::new(ether_type, [outer, VlanTags::ABSENT]);
+        return Ok((tags, behind, l3));
+    }
+    let (inner, behind) = tag(context, l3)?;
+    let tags = Tags::new(ether_type, [outer, inner]);
+    Ok((tags, behind, l3 + VlanHdr::LEN))
+}
+
+/// Reads a tag's control information, and the EtherType behind it.
+#[inline(always)]
+fn tag(context: &XdpContext, offset: usize) -> Result<(u16, u16), Exit> {
+    let header: &VlanHdr = packet::header(context, offset)?;
+    let control = u16::from_be_bytes(header.tci);
+    // VLAN 4095 is reserved (IEEE 802.1Q-2018 table 9-2), and stands for no tag here.
+    if control == VlanTags::ABSENT {
+        return Err(Exit::Pass);
+    }
+    Ok((control, u16::from_be_bytes(header.ether_type)))
+}
+
+/// Reads the headers behind the Ethernet header.
+///
+/// Frames that cannot be UDP or ICMP over IP, and frames that no host could make sense of, are the
+/// host's: [`Exit::Pass`].
+#[inline(always)]
+pub(crate) fn network(context: &XdpContext, ethernet: &Ethernet) -> Result<Parsed, Exit> {
+    match ethernet.ether_type {
+        IPV4 => ipv4(context, ethernet),
+        IPV6 => ipv6(context, ethernet),
         _ => Err(Exit::Pass),
     }
 }
 
-/// Reads up to two tags; returns them and the EtherType behind them.
-#[inline(always)]
-fn vlan(context: &XdpContext, ether_type: u16) -> Result<(VlanTags, u16), Exit> {
-    if ether_type != VLAN && ether_type != SERVICE_VLAN {
-        return Ok((VlanTags::NONE, ether_type));
-    }
-    let outer: VlanHdr = packet::read(context, EthHdr::LEN)?;
-    let mut tags = VlanTags {
-        outer_protocol: u16::from_be(ether_type),
-        control: [u16::from_be_bytes(outer.tci), VlanTags::ABSENT],
-    };
-    if outer.ether_type != VLAN {
-        return Ok((tags, outer.ether_type));
-    }
-    let inner: VlanHdr = packet::read(context, EthHdr::LEN + VlanHdr::LEN)?;
-    tags.control[1] = u16::from_be_bytes(inner.tci);
-    Ok((tags, inner.ether_type))
-}
-
 /// Reads an IPv4 header (RFC 791 section 3.1). Options are skipped, not read.
 #[inline(always)]
-fn ipv4(context: &XdpContext, parsed: &mut Parsed) -> Result<Result<(), DropReason>, Exit> {
-    let header: &Ipv4Hdr = packet::header(context, parsed.l3)?;
+fn ipv4(context: &XdpContext, ethernet: &Ethernet) -> Result<Parsed, Exit> {
+    let l3 = ethernet.l3;
+    let header: &Ipv4Hdr = packet::header(context, l3)?;
     // The mask repeats that the length is below 64, because the verifier must see the bound.
     let header_len = usize::from(header.ihl() & 0x3c);
-    if header.version() != 4 || header_len < Ipv4Hdr::LEN || header.proto != UDP {
+    if header.version() != 4 || header_len < Ipv4Hdr::LEN {
         return Err(Exit::Pass);
     }
-    let total_len = usize::from(u16::from_be_bytes(header.tot_len));
-    parsed.l4 = parsed.l3 + header_len;
-    parsed.bytes = (parsed.l3 + total_len) as u64;
-    parsed.source = mapped(header.src_addr);
-    parsed.destination = mapped(header.dst_addr);
-    parsed.ttl = header.ttl;
-    parsed.v6 = false;
-    // More fragments, or an offset: bits 13 and 0 to 12 (RFC 791 section 3.1).
-    if u16::from_be_bytes(header.frags) & 0x3fff != 0 {
-        return Ok(Err(DropReason::Fragment));
+    let protocol = header.proto;
+    if protocol != UDP && protocol != ICMP {
+        return Err(Exit::Pass);
     }
-    if total_len < header_len {
-        return Ok(Err(DropReason::Malformed));
-    }
-    Ok(udp(context, parsed, total_len - header_len))
+    let ip_len = usize::from(u16::from_be_bytes(header.tot_len));
+    let fragment = u16::from_be_bytes(header.frags);
+    let parsed = Parsed {
+        source: Ip::v4(header.src_addr),
+        destination: Ip::v4(header.dst_addr),
+        source_mac: ethernet.source_mac,
+        l3,
+        l4: l3 + header_len,
+        fragment: 0,
+        ip_len,
+        identification: u32::from(u16::from_be_bytes(header.id)),
+        tags: ethernet.tags,
+        source_port: 0,
+        destination_port: 0,
+        kind: Kind::Datagram,
+        reason: DropReason::Malformed,
+        ttl: header.ttl,
+        v6: false,
+    };
+    let kind = piece(fragment & IPV4_OFFSET != 0, fragment & IPV4_MORE != 0);
+    transport(
+        context,
+        parsed,
+        protocol,
+        ICMP,
+        kind,
+        ip_len.wrapping_sub(header_len),
+        ip_len >= header_len,
+    )
 }
 
-/// Reads an IPv6 header (RFC 8200 section 3). A packet whose UDP header stands behind extension
-/// headers is the host's.
+/// Reads an IPv6 header and its extension headers (RFC 8200 sections 3 and 4).
 #[inline(always)]
-fn ipv6(context: &XdpContext, parsed: &mut Parsed) -> Result<Result<(), DropReason>, Exit> {
-    let header: &Ipv6Hdr = packet::header(context, parsed.l3)?;
-    if header.version() != 6 || (header.next_hdr != UDP && header.next_hdr != IPV6_FRAGMENT) {
+fn ipv6(context: &XdpContext, ethernet: &Ethernet) -> Result<Parsed, Exit> {
+    let l3 = ethernet.l3;
+    let header: &Ipv6Hdr = packet::header(context, l3)?;
+    if header.version() != 6 {
         return Err(Exit::Pass);
     }
     let payload_len = usize::from(u16::from_be_bytes(header.payload_len));
-    parsed.l4 = parsed.l3 + Ipv6Hdr::LEN;
-    parsed.bytes = (parsed.l4 + payload_len) as u64;
-    parsed.source = header.src_addr;
-    parsed.destination = header.dst_addr;
-    parsed.ttl = header.hop_limit;
-    parsed.v6 = true;
-    if header.next_hdr == IPV6_FRAGMENT {
-        return Ok(Err(DropReason::Fragment));
+    let mut parsed = Parsed {
+        source: Ip::of(&header.src_addr),
+        destination: Ip::of(&header.dst_addr),
+        source_mac: ethernet.source_mac,
+        l3,
+        l4: l3 + Ipv6Hdr::LEN,
+        fragment: 0,
+        ip_len: Ipv6Hdr::LEN + payload_len,
+        identification: 0,
+        tags: ethernet.tags,
+        source_port: 0,
+        destination_port: 0,
+        kind: Kind::Datagram,
+        reason: DropReason::Malformed,
+        ttl: header.hop_limit,
+        v6: true,
+    };
+    let next = header.next_hdr;
+    if next == UDP || next == ICMPV6 {
+        return transport(
+            context,
+            parsed,
+            next,
+            ICMPV6,
+            Kind::Datagram,
+            payload_len,
+            true,
+        );
     }
-    Ok(udp(context, parsed, payload_len))
+    let (protocol, kind, len) = extensions(context, &mut parsed, next)?;
+    let rest = payload_len.wrapping_sub(len);
+    transport(
+        context,
+        parsed,
+        protocol,
+        ICMPV6,
+        kind,
+        rest,
+        payload_len >= len,
+    )
 }
 
-/// Reads a UDP header (RFC 768); `payload_len` is what the IP header leaves for it.
+/// Walks over the extension headers in front of the transport header. Returns the protocol behind
+/// them, what the fragment header says, and how many bytes they take.
 #[inline(always)]
-fn udp(context: &XdpContext, parsed: &mut Parsed, payload_len: usize) -> Result<(), DropReason> {
-    let header: &UdpHdr = packet::header(context, parsed.l4).map_err(|_| DropReason::Malformed)?;
-    let len = usize::from(u16::from_be_bytes(header.len));
-    if len < UdpHdr::LEN || len > payload_len {
-        return Err(DropReason::Malformed);
+fn extensions(
+    context: &XdpContext,
+    parsed: &mut Parsed,
+    first: u8,
+) -> Result<(u8, Kind, usize), Exit> {
+    let mut next = first;
+    let mut kind = Kind::Datagram;
+    let mut len = 0;
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        let header: &[u8; 8] = packet::header(context, parsed.l3 + Ipv6Hdr::LEN + len)?;
+        let behind = header[0];
+        let size = match next {
+            HOP_BY_HOP | DESTINATION_OPTIONS => (usize::from(header[1]) + 1) * 8,
+            // With segments left the destination is not the last one.
+            ROUTING if header[3] == 0 => (usize::from(header[1]) + 1) * 8,
+            FRAGMENT if parsed.fragment == 0 => {
+                let offset = u16::from_be_bytes([header[2], header[3]]);
+                parsed.fragment = parsed.l3 + Ipv6Hdr::LEN + len;
+                parsed.identification =
+                    u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+                kind = piece(offset & IPV6_OFFSET != 0, offset & IPV6_MORE != 0);
+                8
+            }
+            _ => return Err(Exit::Pass),
+        };
+        len += size;
+        if len > MAX_EXTENSION_BYTES {
+            return Err(Exit::Pass);
+        }
+        next = behind;
+        if next == UDP || next == ICMPV6 || kind == Kind::LaterPiece {
+            parsed.l4 = parsed.l3 + Ipv6Hdr::LEN + len;
+            return Ok((next, kind, len));
+        }
+    }
+    Err(Exit::Pass)
+}
+
+#[inline(always)]
+fn piece(has_offset: bool, more: bool) -> Kind {
+    if has_offset {
+        Kind::LaterPiece
+    } else if more {
+        Kind::FirstPiece
+    } else {
+        Kind::Datagram
+    }
+}
+
+/// Reads the transport header; `rest` is what the IP headers leave for it, if they `fit`.
+#[inline(always)]
+fn transport(
+    context: &XdpContext,
+    parsed: Parsed,
+    protocol: u8,
+    icmp: u8,
+    kind: Kind,
+    rest: usize,
+    fit: bool,
+) -> Result<Parsed, Exit> {
+    if protocol == icmp {
+        // An error message that was taken apart is nothing that can be translated.
+        return match kind {
+            Kind::Datagram => Ok(Parsed {
+                kind: Kind::Icmp,
+                ..parsed
+            }),
+            _ => Err(Exit::Pass),
+        };
+    }
+    if protocol != UDP {
+        return Err(Exit::Pass);
     }
     // The rest of a multi-buffer frame lies outside the part that pointers reach.
-    let linear = context.data_end() - context.data();
-    if parsed.l4 + payload_len > linear && parsed.l4 + payload_len > packet::len(context) {
-        return Err(DropReason::Malformed);
+    let end = parsed.l3 + parsed.ip_len;
+    if !fit || (end > packet::linear_len(context) && end > packet::len(context)) {
+        return Ok(parsed.unusable(DropReason::Malformed));
+    }
+    if kind == Kind::LaterPiece {
+        return Ok(Parsed { kind, ..parsed });
+    }
+    let Ok(header) = packet::header::<UdpHdr>(context, parsed.l4) else {
+        return Ok(parsed.unusable(DropReason::Malformed));
+    };
+    let len = usize::from(u16::from_be_bytes(header.len));
+    // The length of a first piece is that of the whole datagram.
+    let too_long = kind == Kind::Datagram && len > rest;
+    if len < UdpHdr::LEN || rest < UdpHdr::LEN || too_long {
+        return Ok(parsed.unusable(DropReason::Malformed));
     }
     if parsed.v6 && header.check == [0, 0] {
-        return Err(DropReason::ChecksumMissing);
+        return Ok(parsed.unusable(DropReason::ChecksumMissing));
     }
-    parsed.source_port = u16::from_be_bytes(header.src);
-    parsed.destination_port = u16::from_be_bytes(header.dst);
-    Ok(())
+    Ok(Parsed {
+        source_port: u16::from_be_bytes(header.src),
+        destination_port: u16::from_be_bytes(header.dst),
+        kind,
+        ..parsed
+    })
 }

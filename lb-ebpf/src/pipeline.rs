@@ -1,13 +1,17 @@
 //! Start here: the way of a packet, in order.
 
-use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
-use lb_common::{flow::Flow, settings::Settings, verdict::DropReason};
+use aya_ebpf::{bindings::xdp_action, helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
+use lb_common::{settings::Settings, verdict::DropReason};
 
 use crate::{
-    affinity, flow,
+    affinity, answer,
+    cache::{self, FlowHash},
+    flow, fragment, guard, icmp,
+    link::mac,
     maps::{SCRATCH, SETTINGS},
     packet::Truncated,
-    parse::{self, Parsed},
+    parse::{self, Ethernet, Kind, Parsed},
+    record::{self, Place},
     reply,
     rewrite::{self, Outgoing},
     select, service,
@@ -21,29 +25,6 @@ pub(crate) enum Exit {
     Pass,
     /// It is ours, and cannot be forwarded.
     Drop(DropReason),
-}
-
-impl Exit {
-    /// Returns the exit as a number above zero: a BPF function cannot return more.
-    #[inline(always)]
-    fn code(&self) -> u32 {
-        match self {
-            Self::Pass => 1,
-            Self::Drop(reason) => 2 + *reason as u32,
-        }
-    }
-
-    /// Returns the exit with this code as an error; zero is none.
-    #[inline(always)]
-    fn from_code(code: u32) -> Result<(), Self> {
-        match code {
-            0 => Ok(()),
-            1 => Err(Self::Pass),
-            _ => Err(Self::Drop(
-                DropReason::from_number(code - 2).unwrap_or(DropReason::Inconsistent),
-            )),
-        }
-    }
 }
 
 impl From<DropReason> for Exit {
@@ -62,135 +43,460 @@ impl From<Truncated> for Exit {
 }
 
 /// What the program knows of the node and the moment while it handles a packet.
+#[derive(Clone, Copy)]
 pub(crate) struct Node {
     /// The settings.
     pub(crate) settings: &'static Settings,
-    /// Place of the interface that the packet came in by.
-    pub(crate) interface: u8,
-    /// Index of that interface.
-    pub(crate) interface_index: u32,
-    /// Seconds of the monotonic clock.
+    /// Nanoseconds of the monotonic clock, at the resolution of a timer tick.
+    pub(crate) now_ns: u64,
+    /// Seconds of the same clock.
     pub(crate) now: u32,
+    /// Index of the interface that the packet came in by.
+    pub(crate) interface_index: u32,
+    /// Its place in the settings.
+    pub(crate) interface: u8,
 }
 
-/// What the program knows of the packet at hand.
+impl Node {
+    /// The same as [`quick`] has found.
+    #[inline(always)]
+    fn again(context: &XdpContext, scratch: &mut Scratch) -> Result<Self, Exit> {
+        let settings = SETTINGS.get(0).ok_or(Exit::Pass)?;
+        let (now_ns, now) = moment(scratch);
+        Ok(Self {
+            settings,
+            now_ns,
+            now,
+            interface_index: context.ingress_ifindex() as u32,
+            interface: scratch.interface,
+        })
+    }
+
+    /// Returns how far into the SNAT range a port lies; `None` if it does not.
+    #[inline(always)]
+    pub(crate) fn snat_offset(&self, port: u16) -> Option<u32> {
+        let offset = u32::from(port).wrapping_sub(u32::from(self.settings.snat_port_first));
+        (offset < u32::from(self.settings.snat_port_count)).then_some(offset)
+    }
+
+    /// Returns the index of a slot's record.
+    #[inline(always)]
+    pub(crate) fn index(&self, slot: u32, offset: u32) -> u32 {
+        slot * u32::from(self.settings.snat_port_count) + offset
+    }
+
+    /// Returns the slot that a record lies in.
+    #[inline(always)]
+    pub(crate) fn slot_of(&self, index: u32) -> u32 {
+        index / u32::from(self.settings.snat_port_count).max(1)
+    }
+
+    /// Returns the SNAT port that a record stands for.
+    #[inline(always)]
+    pub(crate) fn snat_port(&self, place: &Place) -> u16 {
+        let first = u32::from(self.settings.snat_port_first);
+        let start = self.index(place.slot, 0);
+        first.wrapping_add(place.index.wrapping_sub(start)) as u16
+    }
+}
+
+/// What the parts of the program that are functions at run time too hand to each other: the stack
+/// of a BPF program is small. No pointers: the verifier forgets what they point to.
 pub(crate) struct Scratch {
-    /// What it says.
-    parsed: Parsed,
+    /// What the packet says.
+    pub(crate) parsed: Parsed,
     /// What it becomes.
-    outgoing: Outgoing,
-    /// The flow that it belongs to. Here for its size: the functions of the program that call each
-    /// other share 512 bytes of stack, and compilers differ in how much they take.
-    known: flow::Known,
-    /// The flow that it begins.
-    begun: Flow,
+    pub(crate) outgoing: Outgoing,
+    /// The flow that was found or begun.
+    found: Found,
+    /// The packet that an ICMP error quotes, and what that becomes.
+    pub(crate) quoted: [icmp::Quoted; 2],
+    /// Place in the settings of the interface that the packet came in by.
+    interface: u8,
+    /// The second that lasts until `second_ends_ns`.
+    second: u32,
+    second_ends_ns: u64,
 }
 
 /// Forwards one packet, or says why not.
+///
+/// Most packets belong to flows that the caches know, and need no more than [`quick`]. The parts
+/// are functions at run time too, one after the other, so that none has to share the stack with
+/// another.
 #[inline(always)]
 pub(crate) fn process(context: &XdpContext) -> Result<u32, Exit> {
     let scratch = SCRATCH.get_ptr_mut(0).ok_or(Exit::Pass)?;
     // SAFETY: the slot belongs to this processor, and XDP programs do not interrupt each other;
     // the types are plain, and each field is written before it is read.
-    let Scratch {
-        parsed,
-        outgoing,
-        known,
-        begun,
-    } = unsafe { &mut *scratch };
+    let scratch = unsafe { &mut *scratch };
+    match quick(context, scratch) {
+        code::UNDECIDED => {}
+        decided => return code::outcome(decided),
+    }
+    let found = if scratch.parsed.has_ports() {
+        unknown(context, scratch)
+    } else {
+        code::UNDECIDED
+    };
+    code::outcome(thorough(context, scratch, found))
+}
 
-    let ports = parse::parse(context, parsed)?;
-    let node = node(context, parsed)?;
-    if let Err(reason) = ports {
-        return Err(if service::is_vip(&parsed.destination) {
-            Exit::Drop(reason)
+/// The way of a packet whose flow the caches know: parse, find, translate, send. Of any other packet
+/// it leaves in `scratch` what it has read.
+#[inline(never)]
+fn quick(context: &XdpContext, scratch: &mut Scratch) -> u32 {
+    match known_flow(context, scratch) {
+        Ok(Some(action)) => code::of(Ok(action)),
+        Ok(None) => code::UNDECIDED,
+        Err(exit) => code::of(Err(exit)),
+    }
+}
+
+#[inline(always)]
+fn known_flow(context: &XdpContext, scratch: &mut Scratch) -> Result<Option<u32>, Exit> {
+    let ethernet = parse::ethernet(context)?;
+    let node = node(context, &ethernet, scratch)?;
+    let parsed = parse::network(context, &ethernet)?;
+    if parsed.kind == Kind::Datagram
+        && let Some((place, direction)) = known(&node, &parsed)?
+    {
+        let outgoing = translation(&node, &parsed, &place, direction)?;
+        rewrite::may_pass(&parsed)?;
+        if fits(&parsed, &outgoing) {
+            let action = forward(context, &node, &parsed, &outgoing, &place, direction)?;
+            return Ok(Some(action));
+        }
+    }
+    scratch.parsed = parsed;
+    scratch.interface = node.interface;
+    Ok(None)
+}
+
+/// The rest of the way, for every packet that [`quick`] has read and not decided; `found` is what
+/// [`unknown`] said of one with ports.
+#[inline(never)]
+fn thorough(context: &XdpContext, scratch: &mut Scratch, found: u32) -> u32 {
+    let result = match scratch.parsed.kind {
+        Kind::Datagram => datagram(context, scratch, found),
+        Kind::FirstPiece => first_piece(context, scratch, found),
+        Kind::LaterPiece => later_piece(context, scratch),
+        Kind::Icmp => {
+            Node::again(context, scratch).and_then(|node| icmp::forward(context, &node, scratch))
+        }
+        Kind::Unusable => Err(if service::is_vip(scratch.parsed.destination) {
+            Exit::Drop(scratch.parsed.reason)
         } else {
             Exit::Pass
-        });
-    }
-
-    let (service, backend, direction) = if let Some(reply) = reply::find(&node, parsed)? {
-        reply::translate(&node, &reply, outgoing)?;
-        (reply.service, reply.backend, Direction::Out)
-    } else {
-        *known = flow::find(&node, parsed);
-        let flow = match known.serving() {
-            Some(flow) => flow,
-            None => {
-                Exit::from_code(begin(&node, parsed, known, begun))?;
-                begun
-            }
-        };
-        flow::translate(&node, flow, outgoing)?;
-        (flow.service, flow.backend, Direction::In)
+        }),
     };
+    code::of(result)
+}
 
+/// ICMP; a function of its own at run time as well, for the stack's sake.
+#[inline(never)]
+fn icmp_error(context: &XdpContext, scratch: &mut Scratch) -> u32 {
+    let result =
+        Node::again(context, scratch).and_then(|node| icmp::forward(context, &node, scratch));
+    code::of(result)
+}
+
+#[inline(always)]
+fn datagram(context: &XdpContext, scratch: &mut Scratch, found: u32) -> Result<u32, Exit> {
+    code::done(found)?;
+    let node = Node::again(context, scratch)?;
+    let direction = scratch.found.direction;
+    let Some(place) = scratch.found.place() else {
+        return Err(Exit::Drop(DropReason::Inconsistent));
+    };
+    if direction == Direction::In {
+        cache::remember(&scratch.parsed, node.settings.seed, place.index, place.slot);
+    }
+    scratch.outgoing = translation(&node, &scratch.parsed, &place, direction)?;
+    send(context, &node, scratch, &place, direction)
+}
+
+/// The first piece of a datagram goes the way of a whole one, and shows the others theirs.
+#[inline(always)]
+fn first_piece(context: &XdpContext, scratch: &mut Scratch, found: u32) -> Result<u32, Exit> {
+    let node = Node::again(context, scratch)?;
+    if found == code::PASS {
+        fragment::remember_host(&node, &scratch.parsed);
+    }
+    code::done(found)?;
+    let direction = scratch.found.direction;
+    let Some(place) = scratch.found.place() else {
+        return Err(Exit::Drop(DropReason::Inconsistent));
+    };
+    let identification = fragment::remember(&node, &scratch.parsed, &place, direction);
+    piece(context, &node, scratch, &place, direction, identification)
+}
+
+/// The other pieces follow the first.
+#[inline(always)]
+fn later_piece(context: &XdpContext, scratch: &mut Scratch) -> Result<u32, Exit> {
+    let node = Node::again(context, scratch)?;
+    let followed = fragment::find(&node, &scratch.parsed)?;
+    let (place, direction) = (followed.place, followed.direction);
+    piece(
+        context,
+        &node,
+        scratch,
+        &place,
+        direction,
+        followed.identification,
+    )
+}
+
+/// Sends a piece with another identification.
+#[inline(always)]
+fn piece(
+    context: &XdpContext,
+    node: &Node,
+    scratch: &mut Scratch,
+    place: &Place,
+    direction: Direction,
+    identification: u32,
+) -> Result<u32, Exit> {
+    scratch.outgoing = translation(node, &scratch.parsed, place, direction)?;
+    if fits(&scratch.parsed, &scratch.outgoing) {
+        rewrite::may_pass(&scratch.parsed)?;
+        fragment::renumber(context, &scratch.parsed, identification)?;
+    }
+    send(context, node, scratch, place, direction)
+}
+
+/// Sends what `scratch` says, or answers that it is too big. Returns the XDP action.
+#[inline(always)]
+fn send(
+    context: &XdpContext,
+    node: &Node,
+    scratch: &Scratch,
+    place: &Place,
+    direction: Direction,
+) -> Result<u32, Exit> {
+    let (parsed, outgoing) = (&scratch.parsed, &scratch.outgoing);
+    rewrite::may_pass(parsed)?;
+    if fits(parsed, outgoing) {
+        return forward(context, node, parsed, outgoing, place, direction);
+    }
+    code::done(too_big(context, scratch))?;
+    stats::drop(context, DropReason::TooBig);
+    Ok(xdp_action::XDP_TX)
+}
+
+/// A function of its own at run time as well, for the stack's sake.
+#[inline(never)]
+fn too_big(context: &XdpContext, scratch: &Scratch) -> u32 {
+    match answer::too_big(context, &scratch.parsed, scratch.outgoing.mtu) {
+        Ok(()) => code::DONE,
+        Err(reason) => code::of(Err(Exit::Drop(reason))),
+    }
+}
+
+/// Rewrites the packet, transmits and counts it. Returns the XDP action.
+#[inline(always)]
+fn forward(
+    context: &XdpContext,
+    node: &Node,
+    parsed: &Parsed,
+    outgoing: &Outgoing,
+    place: &Place,
+    direction: Direction,
+) -> Result<u32, Exit> {
     rewrite::rewrite(context, parsed, outgoing)?;
-    let action = transmit::transmit(context, &node, parsed, outgoing)?;
-    stats::count(service, backend, direction, parsed.bytes);
+    let action = transmit::transmit(context, node, parsed, outgoing)?;
+    stats::count(place, direction, parsed.bytes());
     Ok(action)
 }
 
-/// The part of the way that only a flow's first packet goes, and the first one after its backend
-/// could not serve it any more: service, affinity or choice, new flow. Returns the code of an
-/// [`Exit`], or zero when `begun` is set.
-///
-/// A function of its own at run time as well, because the stack of one BPF function is small.
-#[inline(never)]
-fn begin(node: &Node, parsed: &Parsed, known: &flow::Known, begun: &mut Flow) -> u32 {
-    let service = match service::find(&parsed.destination, parsed.destination_port) {
-        Ok(service) => service,
-        Err(exit) => return exit.code(),
-    };
-    let chosen = match affinity::find(node, parsed, service) {
-        Ok(Some(remembered)) => Ok(remembered),
-        Ok(None) => select::select(node, parsed, service),
-        Err(reason) => Err(reason),
-    };
-    match chosen.and_then(|chosen| flow::create(node, parsed, service, &chosen, known)) {
-        Ok(flow) => {
-            *begun = flow;
-            0
+/// Returns whether the way out carries the packet.
+#[inline(always)]
+fn fits(parsed: &Parsed, outgoing: &Outgoing) -> bool {
+    outgoing.mtu == 0 || parsed.ip_len <= usize::from(outgoing.mtu)
+}
+
+/// Returns the flow of a packet with ports, if the caches lead to it.
+#[inline(always)]
+fn known(node: &Node, parsed: &Parsed) -> Result<Option<(Place, Direction)>, Exit> {
+    if let Some(offset) = node.snat_offset(parsed.destination_port)
+        && let Some(slot) = cache::find_endpoint(parsed)
+    {
+        return Ok(Some((reply::at(node, slot, offset)?, Direction::Out)));
+    }
+    let hash = FlowHash::of(node.settings.seed, parsed);
+    Ok(flow::cached(parsed, hash).map(|place| (place, Direction::In)))
+}
+
+/// Returns what the packet becomes, and notes it in the flow's record.
+#[inline(always)]
+fn translation(
+    node: &Node,
+    parsed: &Parsed,
+    place: &Place,
+    direction: Direction,
+) -> Result<Outgoing, DropReason> {
+    match direction {
+        Direction::In => {
+            record::touch(node, parsed, place);
+            flow::translate(node, place)
         }
-        Err(reason) => {
-            stats::refused(service.id);
-            Exit::Drop(reason).code()
+        Direction::Out => {
+            record::touch_reply(node, place);
+            reply::translate(node, place)
         }
     }
+}
+
+/// A flow, as it stands in [`Scratch`].
+#[derive(Clone, Copy)]
+struct Found {
+    word: u64,
+    index: u32,
+    slot: u32,
+    direction: Direction,
+}
+
+impl Found {
+    #[inline(always)]
+    fn place(&self) -> Option<Place> {
+        Place::at(self.index, self.slot, self.word)
+    }
+}
+
+/// Looks the flow of a packet with ports up in the tables, or begins it, and sets `scratch.found`.
+#[inline(never)]
+fn unknown(context: &XdpContext, scratch: &mut Scratch) -> u32 {
+    let Ok(node) = Node::again(context, scratch) else {
+        return code::PASS;
+    };
+    match find_or_begin(&node, &scratch.parsed) {
+        Ok((place, direction)) => {
+            scratch.found = Found {
+                word: place.word,
+                index: place.index,
+                slot: place.slot,
+                direction,
+            };
+            code::DONE
+        }
+        Err(exit) => code::of(Err(exit)),
+    }
+}
+
+/// A reply's record; or service, lists of clients and the flow table; or, for a flow's first packet
+/// and the first one after its backend could not serve it any more: limits, affinity or choice, new
+/// flow.
+#[inline(always)]
+fn find_or_begin(node: &Node, parsed: &Parsed) -> Result<(Place, Direction), Exit> {
+    if let Some(place) = reply::find(node, parsed)? {
+        return Ok((place, Direction::Out));
+    }
+    let service = service::find(parsed.destination, parsed.destination_port)?;
+    let refused = |reason| {
+        stats::refused(service.id);
+        Exit::Drop(reason)
+    };
+    guard::admit(parsed, service).map_err(refused)?;
+    let known = flow::find(node, parsed);
+    if let Some(place) = known.place() {
+        if flow::serves(&place) {
+            return Ok((place, Direction::In));
+        }
+    } else {
+        guard::limit(node, parsed, service).map_err(refused)?;
+    }
+    let chosen = match affinity::find(node, parsed, service).map_err(refused)? {
+        Some(remembered) => remembered,
+        None => select::select(node, parsed, service).map_err(refused)?,
+    };
+    let place = flow::create(node, parsed, service, &chosen, &known).map_err(refused)?;
+    Ok((place, Direction::In))
 }
 
 /// Finds the interface that the packet came in by. A frame for a MAC address that is not the
 /// interface's is the host's.
 #[inline(always)]
-fn node(context: &XdpContext, parsed: &Parsed) -> Result<Node, Exit> {
+fn node(context: &XdpContext, ethernet: &Ethernet, scratch: &mut Scratch) -> Result<Node, Exit> {
     let settings = SETTINGS.get(0).ok_or(Exit::Pass)?;
     let index = context.ingress_ifindex() as u32;
     for (place, interface) in settings.interfaces.iter().enumerate() {
         if interface.index == index {
-            if mac_number(interface.mac) != mac_number(parsed.destination_mac) {
+            if mac(&interface.mac) != ethernet.destination_mac {
                 return Err(Exit::Pass);
             }
+            let (now_ns, now) = moment(scratch);
             return Ok(Node {
                 settings,
-                interface: place as u8,
+                now_ns,
+                now,
                 interface_index: index,
-                now: seconds(),
+                interface: place as u8,
             });
         }
     }
     Err(Exit::Pass)
 }
 
-/// Returns a MAC address as a number: comparing arrays of six bytes calls a function that BPF
-/// lacks.
+/// Returns the monotonic clock in nanoseconds and in seconds, at the cheap resolution of a timer
+/// tick. A division each second instead of one for each packet.
 #[inline(always)]
-pub(crate) fn mac_number(mac: [u8; 6]) -> u64 {
-    u64::from_be_bytes([0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]])
+fn moment(scratch: &mut Scratch) -> (u64, u32) {
+    const SECOND_NS: u64 = 1_000_000_000;
+    // SAFETY: the helper takes no argument.
+    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    if now_ns >= scratch.second_ends_ns {
+        let second = now_ns / SECOND_NS;
+        scratch.second = second as u32;
+        scratch.second_ends_ns = (second + 1) * SECOND_NS;
+    }
+    (now_ns, scratch.second)
 }
 
-/// Returns the seconds of the monotonic clock, at the cheap resolution of a timer tick.
-#[inline(always)]
-fn seconds() -> u32 {
-    // SAFETY: the helper takes no argument.
-    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+/// Outcomes as numbers: a BPF function cannot return more.
+mod code {
+    use lb_common::verdict::DropReason;
+
+    use super::Exit;
+
+    /// Neither an action nor an exit.
+    pub(super) const UNDECIDED: u32 = 0;
+    /// What was to be done is done.
+    pub(super) const DONE: u32 = 1;
+    /// [`Exit::Pass`].
+    pub(super) const PASS: u32 = 2;
+    const DROP: u32 = 3;
+    /// Added to an XDP action.
+    const ACTION: u32 = 0x1000;
+
+    /// Returns the code of an action or an exit.
+    #[inline(always)]
+    pub(super) fn of(outcome: Result<u32, Exit>) -> u32 {
+        match outcome {
+            Ok(action) => ACTION + action,
+            Err(Exit::Pass) => PASS,
+            Err(Exit::Drop(reason)) => DROP + reason as u32,
+        }
+    }
+
+    /// Returns what a code stands for.
+    #[inline(always)]
+    pub(super) fn outcome(code: u32) -> Result<u32, Exit> {
+        if code >= ACTION {
+            return Ok(code - ACTION);
+        }
+        done(code)?;
+        Err(Exit::Pass)
+    }
+
+    /// Returns the exit that a code stands for, as an error.
+    #[inline(always)]
+    pub(super) fn done(code: u32) -> Result<(), Exit> {
+        match code {
+            UNDECIDED | DONE => Ok(()),
+            PASS => Err(Exit::Pass),
+            _ => Err(Exit::Drop(
+                DropReason::from_number(code - DROP).unwrap_or(DropReason::Inconsistent),
+            )),
+        }
+    }
 }

@@ -1,32 +1,20 @@
 //! The reply half of a flow: from a backend's packet to the client.
 
 use lb_common::{
-    addr::words,
-    endpoint::EndpointKey,
-    limits::MAX_SNAT_ADDRESSES,
-    record::{Claim, Record},
-    settings::Settings,
+    endpoint::EndpointKey, limits::MAX_SNAT_ADDRESSES, record::Record, settings::Settings,
     verdict::DropReason,
 };
 
 use crate::{
-    affinity, claim,
+    cache,
+    ip::Ip,
+    link::mac,
     maps::{ENDPOINTS, RECORDS},
     parse::{Parsed, UDP},
     pipeline::{Exit, Node},
+    record::{self, Place},
     rewrite::Outgoing,
 };
-
-/// A record that translates a reply.
-pub(crate) struct Found {
-    record: *mut Record,
-    /// Index of the record.
-    index: u32,
-    /// Number of its backend.
-    pub(crate) backend: u16,
-    /// Number of its service.
-    pub(crate) service: u8,
-}
 
 /// Looks up the record that a backend's packet belongs to.
 ///
@@ -37,33 +25,46 @@ pub(crate) struct Found {
 /// [`DropReason::NoFlow`] for an SNAT port without a flow. Passed on, the host would answer with
 /// port unreachable.
 #[inline(always)]
-pub(crate) fn find(node: &Node, parsed: &Parsed) -> Result<Option<Found>, Exit> {
-    let settings = node.settings;
-    let offset =
-        u32::from(parsed.destination_port).wrapping_sub(u32::from(settings.snat_port_first));
-    let count = u32::from(settings.snat_port_count);
-    if offset >= count {
-        return Ok(None);
-    }
-    let key = EndpointKey::new(parsed.destination, parsed.source, parsed.source_port, UDP);
-    // SAFETY: endpoints change by replacement of the whole value, seldom.
-    let Some(endpoint) = (unsafe { ENDPOINTS.get(&key) }) else {
-        if is_snat_address(settings, &parsed.destination) {
-            return Err(Exit::Drop(DropReason::NoFlow));
-        }
+pub(crate) fn find(node: &Node, parsed: &Parsed) -> Result<Option<Place>, Exit> {
+    let Some(offset) = node.snat_offset(parsed.destination_port) else {
         return Ok(None);
     };
-    let index = endpoint.slot * count + offset;
+    match slot_of(parsed.destination, parsed.source, parsed.source_port) {
+        Some(slot) => {
+            cache::remember_endpoint(parsed, slot);
+            Ok(Some(at(node, slot, offset)?))
+        }
+        None if is_snat_address(node.settings, parsed.destination) => {
+            Err(Exit::Drop(DropReason::NoFlow))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Returns the record of an endpoint's SNAT port, if it translates.
+///
+/// # Errors
+///
+/// [`DropReason::NoFlow`].
+#[inline(always)]
+pub(crate) fn at(node: &Node, slot: u32, offset: u32) -> Result<Place, DropReason> {
+    let index = node.index(slot, offset);
     let record = RECORDS.get_ptr_mut(index).ok_or(DropReason::Inconsistent)?;
-    let word = claim::alive(record, claim::read(record)).ok_or(DropReason::NoFlow)?;
-    // SAFETY: `record` points into the map, and is live.
-    let service = unsafe { (*record).service };
-    Ok(Some(Found {
+    let word = record::alive(record, record::read(record)).ok_or(DropReason::NoFlow)?;
+    Ok(Place {
         record,
         index,
-        backend: Claim::unpack(word).backend,
-        service,
-    }))
+        slot,
+        word,
+    })
+}
+
+/// Returns the slot of the endpoint between one of our addresses and a backend.
+#[inline(always)]
+pub(crate) fn slot_of(snat: Ip, backend: Ip, port: u16) -> Option<u32> {
+    let key = EndpointKey::new(snat.bytes(), backend.bytes(), port, UDP);
+    // SAFETY: endpoints change by replacement of the whole value, seldom.
+    unsafe { ENDPOINTS.get(&key) }.map(|endpoint| endpoint.slot)
 }
 
 /// Says where the reply goes: to the flow's client, from the VIP, by the link that the client's
@@ -76,43 +77,35 @@ pub(crate) fn find(node: &Node, parsed: &Parsed) -> Result<Option<Found>, Exit> 
 ///
 /// [`DropReason::InterfaceGone`].
 #[inline(always)]
-pub(crate) fn translate(
-    node: &Node,
-    found: &Found,
-    outgoing: &mut Outgoing,
-) -> Result<(), DropReason> {
-    // SAFETY: the record points into the map; its fields are plain values.
-    let record = unsafe { &mut *found.record };
-    if record.replied == 0 {
-        record.replied = 1;
-    }
-    if record.last_seen != node.now {
-        record.last_seen = node.now;
-        affinity::touch(node, found.index);
-    }
+pub(crate) fn translate(node: &Node, place: &Place) -> Result<Outgoing, DropReason> {
+    let link = record::client_link(place.record);
     let interface = node
         .settings
         .interfaces
-        .get(usize::from(record.interface))
+        .get(usize::from(link.interface))
         .filter(|interface| interface.index != 0)
         .ok_or(DropReason::InterfaceGone)?;
-    outgoing.source = record.vip;
-    outgoing.source_port = record.vip_port;
-    outgoing.destination = record.client;
-    outgoing.destination_port = record.client_port;
-    outgoing.interface_index = interface.index;
-    outgoing.source_mac = interface.mac;
-    outgoing.destination_mac = record.client_mac;
-    outgoing.vlan = record.vlan;
-    Ok(())
+    // SAFETY: the record points into the map; its fields are plain values.
+    let record: &Record = unsafe { &*place.record };
+    Ok(Outgoing {
+        source: Ip::of(&record.vip),
+        source_port: record.vip_port,
+        destination: Ip::of(&record.client),
+        destination_port: record.client_port,
+        interface_index: interface.index,
+        mtu: interface.mtu,
+        source_mac: mac(&interface.mac),
+        destination_mac: link.mac,
+        tags: link.tags,
+    })
 }
 
 /// Returns whether flows are translated to `address`.
 #[inline(always)]
-fn is_snat_address(settings: &Settings, address: &[u8; 16]) -> bool {
+fn is_snat_address(settings: &Settings, address: Ip) -> bool {
     let count = settings.snat_address_count as usize;
     for place in 0..MAX_SNAT_ADDRESSES {
-        if place < count && words(&settings.snat_addresses[place]) == words(address) {
+        if place < count && Ip::of(&settings.snat_addresses[place]) == address {
             return true;
         }
     }

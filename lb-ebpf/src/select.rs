@@ -42,7 +42,7 @@ pub(crate) fn select(
     parsed: &Parsed,
     service: &Service,
 ) -> Result<Chosen, DropReason> {
-    let client = client(&parsed.source, parsed.v6, service);
+    let client = client(&parsed.source.bytes(), parsed.v6, service);
     let remembers = service.flags & Service::AFFINITY != 0;
     let hash = if remembers {
         hash::source(&client)

@@ -2,18 +2,20 @@
 
 use lb_common::service::{Service, ServiceKey};
 
-use crate::{maps::SERVICES, parse::UDP, pipeline::Exit};
+use crate::{ip::Ip, maps::SERVICES, parse::UDP, pipeline::Exit};
 
 /// Returns the service on `vip`:`port`. A packet for no service is the host's.
 #[inline(always)]
-pub(crate) fn find(vip: &[u8; 16], port: u16) -> Result<&'static Service, Exit> {
+pub(crate) fn find(vip: Ip, port: u16) -> Result<&'static Service, Exit> {
     // SAFETY: services change by replacement of the whole value, seldom; one that is removed
     // while a packet reads it may serve that packet.
-    unsafe { SERVICES.get(&ServiceKey::new(*vip, port, UDP)) }.ok_or(Exit::Pass)
+    unsafe { SERVICES.get(&ServiceKey::new(vip.bytes(), port, UDP)) }.ok_or(Exit::Pass)
 }
 
 /// Returns whether `address` is the VIP of some service.
 #[inline(always)]
-pub(crate) fn is_vip(address: &[u8; 16]) -> bool {
-    SERVICES.get_ptr(&ServiceKey::marker(*address)).is_some()
+pub(crate) fn is_vip(address: Ip) -> bool {
+    SERVICES
+        .get_ptr(&ServiceKey::marker(address.bytes()))
+        .is_some()
 }

@@ -3,24 +3,32 @@
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::warn;
 use lb_common::{
+    record::Claim,
     stats::{Counters, backend_index, service_index},
     verdict::DropReason,
 };
 
-use crate::maps::{DROPS, STATS};
+use crate::{
+    maps::{DROPS, STATS},
+    record::Place,
+};
 
 /// Which way a packet goes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub(crate) enum Direction {
     /// From a client.
-    In,
+    In = 0,
     /// To a client.
-    Out,
+    Out = 1,
 }
 
 /// Counts a forwarded packet for its service and its backend.
 #[inline(always)]
-pub(crate) fn count(service: u8, backend: u16, direction: Direction, bytes: u64) {
+pub(crate) fn count(place: &Place, direction: Direction, bytes: u64) {
+    // SAFETY: the record points into the map.
+    let service = unsafe { (*place.record).service };
+    let backend = Claim::unpack(place.word).backend;
     for index in [
         service_index(u32::from(service)),
         backend_index(u32::from(backend)),
@@ -56,6 +64,12 @@ pub(crate) fn flow_moved(service: u8, backend: u16) {
 #[inline(always)]
 pub(crate) fn affinity_full(service: u16) {
     update(service_index(u32::from(service)), |c| c.affinity_full += 1);
+}
+
+/// Counts an ICMP error in which a backend says that nothing listens on its port.
+#[inline(always)]
+pub(crate) fn unreachable(backend: u16) {
+    update(backend_index(u32::from(backend)), |c| c.unreachable += 1);
 }
 
 /// Counts a packet of a service that could not be forwarded; the reason is counted by [`drop`].

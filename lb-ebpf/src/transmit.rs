@@ -2,9 +2,14 @@
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use lb_common::{backend::VlanTags, verdict::DropReason};
-use network_types::{eth::EthHdr, vlan::VlanHdr};
 
-use crate::{packet, parse::Parsed, pipeline::Node, rewrite::Outgoing};
+use crate::{
+    link::{Tags, store_mac},
+    packet::{self, EthHdr, VlanHdr},
+    parse::{IPV4, IPV6, Parsed, VLAN},
+    pipeline::Node,
+    rewrite::Outgoing,
+};
 
 /// Writes the Ethernet header and tags, and returns the XDP action: back out of the interface
 /// that the packet came in by, or out of another.
@@ -19,12 +24,12 @@ pub(crate) fn transmit(
     parsed: &Parsed,
     to: &Outgoing,
 ) -> Result<u32, DropReason> {
-    let surplus = parsed.vlan.len_bytes() as i32 - to.vlan.len_bytes() as i32;
-    if surplus != 0 {
-        packet::move_start(context, surplus)?;
+    if parsed.tags != to.tags {
+        retag(context, parsed, to.tags)?;
     }
-    let network = if parsed.v6 { 0x86dd_u16 } else { 0x0800 };
-    headers(context, to, network.to_be()).map_err(|_| DropReason::Malformed)?;
+    let ethernet: &mut EthHdr = packet::header(context, 0).map_err(|_| DropReason::Malformed)?;
+    store_mac(to.destination_mac, &mut ethernet.dst_addr);
+    store_mac(to.source_mac, &mut ethernet.src_addr);
     if to.interface_index == node.interface_index {
         return Ok(xdp_action::XDP_TX);
     }
@@ -33,31 +38,45 @@ pub(crate) fn transmit(
     Ok(unsafe { bpf_redirect(to.interface_index, 0) } as u32)
 }
 
+/// Gives the frame other tags. Its MAC addresses are lost.
+#[inline(never)]
+fn retag(context: &XdpContext, parsed: &Parsed, to: Tags) -> Result<(), DropReason> {
+    let after = to.plain();
+    let surplus = parsed.tags.plain().len_bytes() as i32 - after.len_bytes() as i32;
+    if surplus != 0 {
+        packet::move_start(context, surplus)?;
+    }
+    write_tags(context, &after, ether_type(parsed.v6)).map_err(|_| DropReason::Malformed)
+}
+
+/// Returns the EtherType of a family.
 #[inline(always)]
-fn headers(context: &XdpContext, to: &Outgoing, network: u16) -> Result<(), packet::Truncated> {
-    let outer = to.vlan.outer_protocol.to_be();
-    let ethernet = EthHdr {
-        dst_addr: to.destination_mac,
-        src_addr: to.source_mac,
-        ether_type: if outer == 0 { network } else { outer },
-    };
-    packet::write(context, 0, ethernet)?;
+pub(crate) fn ether_type(v6: bool) -> u16 {
+    if v6 { IPV6 } else { IPV4 }
+}
+
+/// Writes the EtherType of the frame and its tags.
+#[inline(always)]
+pub(crate) fn write_tags(
+    context: &XdpContext,
+    to: &VlanTags,
+    network: u16,
+) -> Result<(), packet::Truncated> {
+    let outer = to.outer_protocol;
+    let ethernet: &mut EthHdr = packet::header(context, 0)?;
+    ethernet.ether_type = if outer == 0 { network } else { outer }.to_be_bytes();
     if outer == 0 {
         return Ok(());
     }
-    let [outer_control, inner_control] = to.vlan.control;
+    let [outer_control, inner_control] = to.control;
     let doubly = inner_control != VlanTags::ABSENT;
-    let tag = VlanHdr {
-        tci: outer_control.to_be_bytes(),
-        ether_type: if doubly { 0x8100_u16.to_be() } else { network },
-    };
-    packet::write(context, EthHdr::LEN, tag)?;
+    let tag: &mut VlanHdr = packet::header(context, EthHdr::LEN)?;
+    tag.tci = outer_control.to_be_bytes();
+    tag.ether_type = if doubly { VLAN } else { network }.to_be_bytes();
     if doubly {
-        let tag = VlanHdr {
-            tci: inner_control.to_be_bytes(),
-            ether_type: network,
-        };
-        packet::write(context, EthHdr::LEN + VlanHdr::LEN, tag)?;
+        let tag: &mut VlanHdr = packet::header(context, EthHdr::LEN + VlanHdr::LEN)?;
+        tag.tci = inner_control.to_be_bytes();
+        tag.ether_type = network.to_be_bytes();
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use lb_common::{
     affinity::{Affinity, AffinityKey},
     backend::Backend,
     endpoint::{Endpoint, EndpointKey},
-    limits::{MAGLEV_SLOTS, MAX_BACKENDS, MAX_POOLS, MAX_SERVICES},
+    limits::{CACHE_PLACES_PER_FLOW, MAGLEV_SLOTS, MAX_BACKENDS, MAX_POOLS, MAX_SERVICES},
     map_names,
     pool::Pool,
     record::{Claim, State},
@@ -46,6 +46,9 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VIPD_BPF_OBJECT"));
 
 /// Name of the program in the object.
 const PROGRAM: &str = "vipd";
+/// The program's flow cache, which is not pinned, and the variable that tells its last index.
+const CACHE: &str = "cache";
+const CACHE_MASK: &str = "CACHE_MASK";
 /// Name of its pin.
 const PROGRAM_PIN: &str = "program";
 
@@ -284,12 +287,20 @@ impl Kernel {
                 .slots
                 .set(endpoint.slot, *key, 0)
                 .and_then(|()| self.endpoints.insert(key, endpoint, 0)),
-            MapOp::RemoveEndpoint(key) => absent_is_fine(self.endpoints.remove(key)),
+            MapOp::RemoveEndpoint(key) => self.remove_endpoint(key),
             MapOp::Service(key, service) => self.services.insert(key, **service, 0),
             MapOp::RemoveService(key) => absent_is_fine(self.services.remove(key)),
             MapOp::ClearServiceCounters(id) => self.clear(service_index(u32::from(*id))),
             MapOp::ClearBackendCounters(id) => self.clear(backend_index(u32::from(*id))),
         }
+    }
+
+    fn remove_endpoint(&mut self, key: &EndpointKey) -> Result<(), MapError> {
+        if let Ok(endpoint) = self.endpoints.get(key, 0) {
+            let nobody = EndpointKey::new([0; 16], [0; 16], 0, 0);
+            self.slots.set(endpoint.slot, nobody, 0)?;
+        }
+        absent_is_fine(self.endpoints.remove(key))
     }
 
     fn clear(&mut self, index: u32) -> Result<(), MapError> {
@@ -546,6 +557,13 @@ fn check_layout(directory: &Path, options: &Options) -> Result<(), DataplaneErro
     )))
 }
 
+/// Returns how many sets of eight places the program's flow cache has: a power of two.
+fn cache_sets(max_flows: u32) -> u32 {
+    (max_flows * CACHE_PLACES_PER_FLOW / 8)
+        .next_power_of_two()
+        .max(1)
+}
+
 /// Returns the capacity of each map that is sized by the configuration.
 fn sizes(options: &Options) -> [(&'static str, u32); 4] {
     [
@@ -558,6 +576,10 @@ fn sizes(options: &Options) -> [(&'static str, u32); 4] {
 
 fn load(directory: &Path, options: &Options) -> Result<Ebpf, DataplaneError> {
     let mut loader = EbpfLoader::new();
+    let sets = cache_sets(options.max_flows);
+    let mask = sets - 1;
+    loader.map_max_entries(CACHE, sets);
+    loader.override_global(CACHE_MASK, &mask, true);
     for (name, entries) in sizes(options) {
         loader.map_max_entries(name, entries);
     }

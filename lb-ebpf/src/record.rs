@@ -4,7 +4,7 @@
 use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 
 use lb_common::{
-    addr::words,
+    affinity::is_touch_due,
     endpoint::EndpointKey,
     hash,
     limits::{MAX_SNAT_ADDRESSES, SNAT_PROBES},
@@ -13,24 +13,40 @@ use lb_common::{
 };
 
 use crate::{
+    affinity,
+    ip::Ip,
+    link::{Mac, Tags, mac, store_mac},
     maps::{ENDPOINTS, RECORDS, SETTINGS},
     parse::{Parsed, UDP},
-    pipeline::{Node, mac_number},
+    pipeline::Node,
     select::Chosen,
 };
 
-/// A record that has just been claimed: nobody else reads or writes it until it is published.
-pub(crate) struct Claimed {
+/// A record, found or claimed.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
     /// The record.
     pub(crate) record: *mut Record,
     /// Its index.
     pub(crate) index: u32,
-    /// What its claim was set to.
-    pub(crate) claim: Claim,
-    /// Place of the SNAT address in the settings.
-    pub(crate) snat_address: u8,
-    /// The SNAT port.
-    pub(crate) snat_port: u16,
+    /// The endpoint's slot that the index lies in.
+    pub(crate) slot: u32,
+    /// What its claim was when it was found live, or was set to.
+    pub(crate) word: u64,
+}
+
+impl Place {
+    /// Returns the place of a record whose claim was `word`.
+    #[inline(always)]
+    pub(crate) fn at(index: u32, slot: u32, word: u64) -> Option<Self> {
+        let record = RECORDS.get_ptr_mut(index)?;
+        Some(Self {
+            record,
+            index,
+            slot,
+            word,
+        })
+    }
 }
 
 /// Claims an SNAT port towards a backend: the client's own port where it is free, else any.
@@ -44,16 +60,16 @@ pub(crate) fn allocate(
     parsed: &Parsed,
     chosen: &Chosen,
     backend_port: u16,
-) -> Result<Claimed, DropReason> {
-    let start = hash::source_and_port(&parsed.source, parsed.source_port);
+) -> Result<Place, DropReason> {
+    let start = hash::source_and_port(&parsed.source.bytes(), parsed.source_port);
     for turn in 0..MAX_SNAT_ADDRESSES {
         let place = (start as usize + turn) & (MAX_SNAT_ADDRESSES - 1);
         if (chosen.backend.snat_mask >> place) & 1 == 0 {
             continue;
         }
         let key = EndpointKey::new(
-            node.settings.snat_addresses[place],
-            chosen.backend.address,
+            Ip::of(&node.settings.snat_addresses[place]).bytes(),
+            Ip::of(&chosen.backend.address).bytes(),
             backend_port,
             UDP,
         );
@@ -61,24 +77,14 @@ pub(crate) fn allocate(
         let Some(endpoint) = (unsafe { ENDPOINTS.get(&key) }) else {
             continue;
         };
-        let index = take_in_slot(
-            endpoint.slot,
-            parsed.source_port,
-            start,
-            chosen.id,
-            node.now,
-        );
-        let Some(record) = RECORDS.get_ptr_mut(index) else {
+        let slot = endpoint.slot;
+        let index = take_in_slot(slot, parsed.source_port, start, chosen.id, node.now);
+        let Some(place) = Place::at(index, slot, 0) else {
             continue;
         };
-        let first = u32::from(node.settings.snat_port_first);
-        let count = u32::from(node.settings.snat_port_count);
-        return Ok(Claimed {
-            record,
-            index,
-            claim: Claim::unpack(read(record)),
-            snat_address: place as u8,
-            snat_port: (first + index.wrapping_sub(endpoint.slot * count)) as u16,
+        return Ok(Place {
+            word: read(place.record),
+            ..place
         });
     }
     Err(DropReason::SnatPortsExhausted)
@@ -149,26 +155,26 @@ fn take(record: *mut Record, backend: u16, now: u32, quarantine_s: u32) -> bool 
     swap(record, word, taken.pack())
 }
 
-/// Fills a claimed record and makes it live.
+/// Fills a claimed record and makes it live; returns its place with the new claim.
 #[inline(always)]
-pub(crate) fn publish(node: &Node, parsed: &Parsed, service: u8, claimed: &Claimed) -> u64 {
-    let word = claimed.claim.with_state(State::Live).pack();
-    let record = claimed.record;
+pub(crate) fn publish(node: &Node, parsed: &Parsed, service: u8, place: Place) -> Place {
+    let word = Claim::unpack(place.word).with_state(State::Live).pack();
+    let record = place.record;
     // SAFETY: `record` points into the map, and in state `Claimed` it is ours alone.
     unsafe {
-        (*record).client = parsed.source;
-        (*record).vip = parsed.destination;
+        parsed.source.store(&mut (*record).client);
+        parsed.destination.store(&mut (*record).vip);
         (*record).client_port = parsed.source_port;
         (*record).vip_port = parsed.destination_port;
         (*record).last_seen = node.now;
-        (*record).client_mac = parsed.source_mac;
-        (*record).vlan = parsed.vlan;
+        store_mac(parsed.source_mac, &mut (*record).client_mac);
+        (*record).vlan = parsed.tags.plain();
         (*record).service = service;
         (*record).interface = node.interface;
         (*record).replied = 0;
         (&raw mut (*record).claim).write_volatile(word);
     }
-    word
+    Place { word, ..place }
 }
 
 /// Frees a live record whose forward entry the caller has replaced, or never made.
@@ -191,6 +197,13 @@ pub(crate) fn read(record: *mut Record) -> u64 {
     unsafe { (&raw const (*record).claim).read_volatile() }
 }
 
+/// Returns whether a record with this claim translates: it is live, or about to be closed.
+#[inline(always)]
+pub(crate) fn translates(word: u64) -> bool {
+    // `Live` is 2 and `Closing` 3, in the top byte.
+    word >> 57 == 1
+}
+
 /// Returns the claim in state `Live` if the record translates. One that was about to be closed is
 /// kept: this packet needs it.
 #[inline(always)]
@@ -206,34 +219,86 @@ pub(crate) fn alive(record: *mut Record, word: u64) -> Option<u64> {
     }
 }
 
-/// Returns whether the record is the one of the flow that `parsed` belongs to.
+/// Returns whether the record is that of the flow from `client` to `vip`.
 #[inline(always)]
-pub(crate) fn belongs(record: *mut Record, parsed: &Parsed) -> bool {
-    // SAFETY: `record` points into the map; it is checked again through its claim.
-    let (client, port) = unsafe { (&(*record).client, (*record).client_port) };
-    port == parsed.source_port && words(client) == words(&parsed.source)
+pub(crate) fn belongs(
+    record: *mut Record,
+    client: Ip,
+    client_port: u16,
+    vip: Ip,
+    vip_port: u16,
+) -> bool {
+    // SAFETY: `record` points into the map; what it holds is checked again through its claim.
+    let record = unsafe { &*record };
+    record.client_port == client_port
+        && record.vip_port == vip_port
+        && Ip::of(&record.client) == client
+        && Ip::of(&record.vip) == vip
 }
 
-/// Notes a packet of the client: the time, and where replies are to go. Returns whether a second
-/// has passed since the last one.
+/// Notes a packet of the client: the time, and where replies are to go.
 #[inline(always)]
-pub(crate) fn touch(node: &Node, parsed: &Parsed, record: *mut Record) -> bool {
+pub(crate) fn touch(node: &Node, parsed: &Parsed, place: &Place) {
     // SAFETY: `record` points into the map. The fields are stored plainly: two packets of one flow
     // on two processors both write what is true of one of them.
-    unsafe {
-        if mac_number((*record).client_mac) != mac_number(parsed.source_mac)
-            || (*record).interface != node.interface
-            || (*record).vlan != parsed.vlan
-        {
-            (*record).client_mac = parsed.source_mac;
-            (*record).interface = node.interface;
-            (*record).vlan = parsed.vlan;
+    let record = unsafe { &mut *place.record };
+    if mac(&record.client_mac) != parsed.source_mac
+        || Tags::of(&record.vlan) != parsed.tags
+        || record.interface != node.interface
+    {
+        store_mac(parsed.source_mac, &mut record.client_mac);
+        record.vlan = parsed.tags.plain();
+        record.interface = node.interface;
+    }
+    mark(node, place);
+}
+
+/// Notes a packet of the backend.
+#[inline(always)]
+pub(crate) fn touch_reply(node: &Node, place: &Place) {
+    // SAFETY: as in `touch`.
+    let record = unsafe { &mut *place.record };
+    if record.replied == 0 {
+        record.replied = 1;
+        affinity::confirm(node, place.index);
+    }
+    mark(node, place);
+}
+
+/// Notes the time of a packet in the record, and now and then in the client's affinity entry: it
+/// does not age while a flow lives.
+#[inline(always)]
+fn mark(node: &Node, place: &Place) {
+    // SAFETY: as in `touch`.
+    let record = unsafe { &mut *place.record };
+    let before = record.last_seen;
+    if before != node.now {
+        record.last_seen = node.now;
+        if is_touch_due(before, node.now) {
+            affinity::touch(node, place.index);
         }
-        let aged = (*record).last_seen != node.now;
-        if aged {
-            (*record).last_seen = node.now;
-        }
-        aged
+    }
+}
+
+/// The link that the client's packets last came from.
+pub(crate) struct ClientLink {
+    /// Place in the settings of the interface.
+    pub(crate) interface: u8,
+    /// MAC address of whoever sent them.
+    pub(crate) mac: Mac,
+    /// Their tags.
+    pub(crate) tags: Tags,
+}
+
+/// Returns where replies of the record go.
+#[inline(always)]
+pub(crate) fn client_link(record: *mut Record) -> ClientLink {
+    // SAFETY: `record` points into the map; its fields are plain values.
+    let record = unsafe { &*record };
+    ClientLink {
+        interface: record.interface,
+        mac: mac(&record.client_mac),
+        tags: Tags::of(&record.vlan),
     }
 }
 
