@@ -21,8 +21,12 @@ pub const MAX_SNAT_ADDRESSES: usize = 8;
 pub const MAGLEV_SLOTS: u32 = 16_381;
 /// Entries of `maglev`: two halves for each pool, one in use while the other is written.
 pub const MAGLEV_ENTRIES: u32 = MAX_POOLS * 2 * MAGLEV_SLOTS;
+/// The most flows that the tables can be made for.
+pub const MAX_FLOWS: u32 = 1 << 24;
 /// Places of the flow cache for each flow that the tables hold.
 pub const CACHE_PLACES_PER_FLOW: u32 = 2;
+/// Places of a set of the flow cache.
+pub const CACHE_WAYS: u32 = 16;
 /// Flows that the tables hold unless the configuration says otherwise.
 pub const DEFAULT_MAX_FLOWS: u32 = 262_144;
 /// Affinity entries that the table holds unless the configuration says otherwise.

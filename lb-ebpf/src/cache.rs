@@ -5,28 +5,27 @@
 //! so one that leads nowhere, or elsewhere, costs a lookup and nothing else: nobody has to remove
 //! any, and a program that replaces another begins with none.
 
-use lb_common::{limits::MAX_ENDPOINTS, record::Record};
+use lb_common::{
+    limits::{CACHE_WAYS, MAX_ENDPOINTS, MAX_FLOWS},
+    record::Record,
+};
 
 use crate::{
     ip::Ip,
     maps::{CACHE, ENDPOINT_CACHE, RECORDS, SLOTS},
     parse::{Parsed, UDP},
+    pipeline::Node,
     record::{self, Place},
 };
 
 /// Places of one set of the flow cache: a cache line.
-const WAYS: usize = 8;
+const WAYS: usize = CACHE_WAYS as usize;
 
 /// Value of `cache`: shortcuts whose hashes lead here. Zero: none.
 #[repr(C, align(64))]
 pub(crate) struct Set {
-    ways: [u64; WAYS],
+    ways: [u32; WAYS],
 }
-
-/// The last index of `cache`, whose size is a power of two. Set by the daemon when it loads the
-/// program.
-#[unsafe(no_mangle)]
-static CACHE_MASK: u32 = 0;
 
 /// The hash of a flow, by a key that nobody outside knows: senders cannot aim at a set.
 #[derive(Clone, Copy)]
@@ -59,76 +58,76 @@ impl FlowHash {
     #[inline(always)]
     fn new(seed: u64, client: Ip, client_port: u16, vip: Ip, vip_port: u16) -> Self {
         let ports = u64::from(client_port) | u64::from(vip_port) << 16;
-        let mut hash = (client.low ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // What differs in addresses stands in their last bytes, which are the number's first.
+        let mut hash = (client.low.rotate_left(32) ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         hash = (hash ^ hash >> 32 ^ vip.low ^ ports).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         if client.high != 0 {
             hash = (hash ^ hash >> 32 ^ client.high).wrapping_mul(0x94d0_49bb_1331_11eb);
             hash = (hash ^ hash >> 32 ^ vip.high).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         }
-        Self(hash ^ hash >> 29)
+        Self(hash ^ hash >> 32)
     }
 
-    /// Tells the flows of one set apart, as far as 28 bits can; never zero.
+    /// Tells the flows of one set apart, as far as eight bits can; in the place of a shortcut. Never
+    /// zero, as no place without a shortcut may look like one.
     #[inline(always)]
-    fn tag(self) -> u64 {
-        self.0 >> 36 | 1
+    fn tag(self) -> u32 {
+        (self.0 >> 32) as u32 & TAG | 1 << INDEX_BITS
     }
 
     /// The place in its set where a flow is looked for first.
     #[inline(always)]
     fn way(self) -> usize {
-        self.0 as usize
+        (self.0 >> 24) as usize
     }
 
+    /// The set is drawn from the part of the cache that is in use.
     #[inline(always)]
-    fn set(self) -> u32 {
-        // SAFETY: a plain number in read-only data.
-        let mask = unsafe { (&raw const CACHE_MASK).read_volatile() };
-        (self.0 >> 3) as u32 & mask
+    fn set(self, node: &Node) -> u32 {
+        self.0 as u32 & node.settings.cache_mask
     }
 }
 
-/// A shortcut: 28 bits of tag, 12 of slot, 24 of record.
-#[inline(always)]
-fn pack(hash: FlowHash, index: u32, slot: u32) -> u64 {
-    hash.tag() << 36 | u64::from(slot & 0xfff) << 24 | u64::from(index & 0xff_ffff)
-}
+/// Bits of a shortcut that are the record's index; the others are the tag.
+const INDEX_BITS: u32 = 24;
+const INDEX: u32 = (1 << INDEX_BITS) - 1;
+const TAG: u32 = !INDEX;
 
-const _: () = assert!(MAX_ENDPOINTS == 1 << 12);
+const _: () = assert!(MAX_FLOWS <= INDEX + 1);
 
 /// Returns the record of the packet's flow, if the cache knows it and it still translates.
 #[inline(always)]
-pub(crate) fn find(parsed: &Parsed, hash: FlowHash) -> Option<Place> {
-    let set = CACHE.get(hash.set())?;
+pub(crate) fn find(node: &Node, parsed: &Parsed, hash: FlowHash) -> Option<Place> {
+    let set = CACHE.get(hash.set(node))?;
     for turn in 0..WAYS {
+        let way = (hash.way() ^ turn) & (WAYS - 1);
         // SAFETY: a word of the map that others may write at the same time.
-        let word =
-            unsafe { (&raw const set.ways[(hash.way() + turn) & (WAYS - 1)]).read_volatile() };
-        if word >> 36 != hash.tag() {
-            continue;
-        }
-        let index = word as u32 & 0xff_ffff;
-        let record = RECORDS.get_ptr_mut(index)?;
-        let claim = record::read(record);
-        let slot = (word >> 24) as u32 & 0xfff;
-        if record::translates(claim)
-            && record::belongs(
-                record,
-                parsed.source,
-                parsed.source_port,
-                parsed.destination,
-                parsed.destination_port,
-            )
+        let word = unsafe { (&raw const set.ways[way]).read_volatile() };
+        if word & TAG == hash.tag()
+            && let Some(place) = follow(node, parsed, word & INDEX)
         {
-            return Some(Place {
-                record,
-                index,
-                slot,
-                word: record::alive(record, claim)?,
-            });
+            return Some(place);
         }
     }
     None
+}
+
+/// Returns the record that a shortcut leads to, if it is that of the packet's flow.
+#[inline(always)]
+fn follow(node: &Node, parsed: &Parsed, index: u32) -> Option<Place> {
+    let record = RECORDS.get_ptr_mut(index)?;
+    let word = record::read(record);
+    let (client, vip) = (parsed.source, parsed.destination);
+    let (client_port, vip_port) = (parsed.source_port, parsed.destination_port);
+    if !record::translates(word) || !record::belongs(record, client, client_port, vip, vip_port) {
+        return None;
+    }
+    Some(Place {
+        record,
+        index,
+        slot: node.slot_of(index),
+        word: record::alive(record, word)?,
+    })
 }
 
 /// Remembers the record of a flow: in a free place of its set, in one whose shortcut leads nowhere
@@ -136,45 +135,47 @@ pub(crate) fn find(parsed: &Parsed, hash: FlowHash) -> Option<Place> {
 ///
 /// A function of its own at run time as well, for the stack's sake.
 #[inline(never)]
-pub(crate) fn remember(parsed: &Parsed, seed: u64, index: u32, slot: u32) {
+pub(crate) fn remember(node: &Node, parsed: &Parsed, index: u32) {
+    let seed = node.settings.seed;
     let hash = FlowHash::of(seed, parsed);
-    let Some(set) = CACHE.get_ptr_mut(hash.set()) else {
+    let Some(set) = CACHE.get_ptr_mut(hash.set(node)) else {
         return;
     };
     // SAFETY: `set` points into the map.
     let ways = unsafe { &raw mut (*set).ways };
     let mut chosen = hash.way() & (WAYS - 1);
     for turn in 0..WAYS {
-        let way = (hash.way() + turn) & (WAYS - 1);
+        let way = (hash.way() ^ turn) & (WAYS - 1);
         // SAFETY: `way` is below the number of ways; as in `find`.
         let word = unsafe { (&raw const (*ways)[way]).read_volatile() };
-        if word == 0 || word >> 36 == hash.tag() || leads_nowhere(seed, word) {
+        if word == 0 || word & TAG == hash.tag() || leads_nowhere(seed, word) {
             chosen = way;
             break;
         }
     }
     // SAFETY: as above. One of two that write at the same time wins, and neither is wrong.
-    unsafe { (&raw mut (*ways)[chosen]).write_volatile(pack(hash, index, slot)) };
+    unsafe { (&raw mut (*ways)[chosen]).write_volatile(hash.tag() | index & INDEX) };
 }
 
 /// Returns whether a shortcut's record is not of the flow that it was made for.
 #[inline(always)]
-fn leads_nowhere(seed: u64, word: u64) -> bool {
-    let Some(record) = RECORDS.get_ptr_mut(word as u32 & 0xff_ffff) else {
+fn leads_nowhere(seed: u64, word: u32) -> bool {
+    let Some(record) = RECORDS.get_ptr_mut(word & INDEX) else {
         return true;
     };
     // SAFETY: `record` points into the map; a guess is all that comes of it.
     !record::translates(record::read(record))
-        || FlowHash::of_record(seed, unsafe { &*record }).tag() != word >> 36
+        || FlowHash::of_record(seed, unsafe { &*record }).tag() != word & TAG
 }
 
 /// Returns where the endpoint that a reply came from is looked for first.
 #[inline(always)]
 fn endpoint_place(parsed: &Parsed) -> u32 {
-    let mixed = (parsed.source.low ^ parsed.source.high).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        ^ (parsed.destination.low ^ u64::from(parsed.source_port))
-            .wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    (mixed >> 40) as u32 & (MAX_ENDPOINTS - 1)
+    let mut mixed = (parsed.source.low.rotate_left(32) ^ parsed.source.high)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ mixed >> 32 ^ parsed.destination.low ^ u64::from(parsed.source_port))
+        .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (mixed >> 44) as u32 & (MAX_ENDPOINTS - 1)
 }
 
 /// Returns the slot of the endpoint that a reply came from, if the cache knows it.

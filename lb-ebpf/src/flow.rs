@@ -59,8 +59,8 @@ impl Known {
 
 /// Returns the packet's flow if it is one that its backend may still serve: by the cache alone.
 #[inline(always)]
-pub(crate) fn cached(parsed: &Parsed, hash: FlowHash) -> Option<Place> {
-    cache::find(parsed, hash).filter(serves)
+pub(crate) fn cached(node: &Node, parsed: &Parsed, hash: FlowHash) -> Option<Place> {
+    cache::find(node, parsed, hash).filter(serves)
 }
 
 /// Returns whether the backend of a record may still serve its flow.

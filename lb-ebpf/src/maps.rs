@@ -17,7 +17,7 @@ use lb_common::{
     fragment::{Fragment, FragmentKey},
     guard::Range,
     limits::{
-        CACHE_PLACES_PER_FLOW, DEFAULT_MAX_AFFINITY, DEFAULT_MAX_FLOWS, MAGLEV_ENTRIES,
+        CACHE_PLACES_PER_FLOW, CACHE_WAYS, DEFAULT_MAX_AFFINITY, DEFAULT_MAX_FLOWS, MAGLEV_ENTRIES,
         MAX_BACKENDS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_POOLS, MAX_SERVICE_ENTRIES, RANGE_ENTRIES,
     },
     pool::Pool,
@@ -122,7 +122,7 @@ pub(crate) static DROPS: PerCpuArray<u64, { DROP_ENTRIES as usize }> = PerCpuArr
 #[btf_map(name = "cache")]
 pub(crate) static CACHE: Array<
     Set,
-    { DEFAULT_MAX_FLOWS as usize * CACHE_PLACES_PER_FLOW as usize / 8 },
+    { (DEFAULT_MAX_FLOWS * CACHE_PLACES_PER_FLOW / CACHE_WAYS) as usize },
 > = Array::new();
 
 /// Shortcuts to the slots of endpoints. Written by: the program.

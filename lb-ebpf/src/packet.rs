@@ -9,6 +9,8 @@ use network_types::{
     udp::UdpHdr,
 };
 
+use crate::parse::Usual;
+
 /// An Ethernet header (IEEE 802.3), of alignment 1.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -60,6 +62,8 @@ unsafe impl Wire for Ipv6Hdr {}
 unsafe impl Wire for UdpHdr {}
 // SAFETY: as above. ICMPv6 has the same header (RFC 4443 section 2.1).
 unsafe impl Wire for Icmpv4Hdr {}
+// SAFETY: headers of alignment 1 one behind the other.
+unsafe impl Wire for Usual {}
 // SAFETY: as above.
 unsafe impl<const N: usize> Wire for [u8; N] {}
 

@@ -1,16 +1,19 @@
 //! Start here: the way of a packet, in order.
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
-use lb_common::{settings::Settings, verdict::DropReason};
+use lb_common::{
+    settings::{Settings, slot},
+    verdict::DropReason,
+};
 
 use crate::{
     affinity, answer,
     cache::{self, FlowHash},
     flow, fragment, guard, icmp,
-    link::mac,
+    link::{Mac, mac},
     maps::{SCRATCH, SETTINGS},
     packet::Truncated,
-    parse::{self, Ethernet, Kind, Parsed},
+    parse::{self, Kind, Parsed},
     record::{self, Place},
     reply,
     rewrite::{self, Outgoing},
@@ -88,7 +91,7 @@ impl Node {
     /// Returns the slot that a record lies in.
     #[inline(always)]
     pub(crate) fn slot_of(&self, index: u32) -> u32 {
-        index / u32::from(self.settings.snat_port_count).max(1)
+        slot(index, self.settings.slot_reciprocal)
     }
 
     /// Returns the SNAT port that a record stands for.
@@ -129,9 +132,12 @@ pub(crate) fn process(context: &XdpContext) -> Result<u32, Exit> {
     // SAFETY: the slot belongs to this processor, and XDP programs do not interrupt each other;
     // the types are plain, and each field is written before it is read.
     let scratch = unsafe { &mut *scratch };
-    match quick(context, scratch) {
-        code::UNDECIDED => {}
-        decided => return code::outcome(decided),
+    let mut code = usual(context, scratch);
+    if code == code::UNREAD {
+        code = quick(context, scratch);
+    }
+    if code != code::UNDECIDED {
+        return code::outcome(code);
     }
     let found = if scratch.parsed.has_ports() {
         unknown(context, scratch)
@@ -141,11 +147,33 @@ pub(crate) fn process(context: &XdpContext) -> Result<u32, Exit> {
     code::outcome(thorough(context, scratch, found))
 }
 
+/// [`quick`] for usual packets alone, at offsets that the compiler knows.
+#[inline(never)]
+fn usual(context: &XdpContext, scratch: &mut Scratch) -> u32 {
+    match parse::usual(context) {
+        Some((destination_mac, parsed)) => match node(context, destination_mac, scratch) {
+            Ok(node) => decided(known_flow(context, &node, &parsed, scratch)),
+            Err(exit) => code::of(Err(exit)),
+        },
+        None => code::UNREAD,
+    }
+}
+
 /// The way of a packet whose flow the caches know: parse, find, translate, send. Of any other packet
 /// it leaves in `scratch` what it has read.
 #[inline(never)]
 fn quick(context: &XdpContext, scratch: &mut Scratch) -> u32 {
-    match known_flow(context, scratch) {
+    let read = parse::ethernet(context).and_then(|ethernet| {
+        let node = node(context, ethernet.destination_mac, scratch)?;
+        let parsed = parse::network(context, &ethernet)?;
+        known_flow(context, &node, &parsed, scratch)
+    });
+    decided(read)
+}
+
+#[inline(always)]
+fn decided(outcome: Result<Option<u32>, Exit>) -> u32 {
+    match outcome {
         Ok(Some(action)) => code::of(Ok(action)),
         Ok(None) => code::UNDECIDED,
         Err(exit) => code::of(Err(exit)),
@@ -153,21 +181,23 @@ fn quick(context: &XdpContext, scratch: &mut Scratch) -> u32 {
 }
 
 #[inline(always)]
-fn known_flow(context: &XdpContext, scratch: &mut Scratch) -> Result<Option<u32>, Exit> {
-    let ethernet = parse::ethernet(context)?;
-    let node = node(context, &ethernet, scratch)?;
-    let parsed = parse::network(context, &ethernet)?;
+fn known_flow(
+    context: &XdpContext,
+    node: &Node,
+    parsed: &Parsed,
+    scratch: &mut Scratch,
+) -> Result<Option<u32>, Exit> {
     if parsed.kind == Kind::Datagram
-        && let Some((place, direction)) = known(&node, &parsed)?
+        && let Some((place, direction)) = known(node, parsed)?
     {
-        let outgoing = translation(&node, &parsed, &place, direction)?;
-        rewrite::may_pass(&parsed)?;
-        if fits(&parsed, &outgoing) {
-            let action = forward(context, &node, &parsed, &outgoing, &place, direction)?;
+        let outgoing = translation(node, parsed, &place, direction)?;
+        rewrite::may_pass(parsed)?;
+        if fits(parsed, &outgoing) {
+            let action = forward(context, node, parsed, &outgoing, &place, direction)?;
             return Ok(Some(action));
         }
     }
-    scratch.parsed = parsed;
+    scratch.parsed = *parsed;
     scratch.interface = node.interface;
     Ok(None)
 }
@@ -209,7 +239,7 @@ fn datagram(context: &XdpContext, scratch: &mut Scratch, found: u32) -> Result<u
         return Err(Exit::Drop(DropReason::Inconsistent));
     };
     if direction == Direction::In {
-        cache::remember(&scratch.parsed, node.settings.seed, place.index, place.slot);
+        cache::remember(&node, &scratch.parsed, place.index);
     }
     scratch.outgoing = translation(&node, &scratch.parsed, &place, direction)?;
     send(context, &node, scratch, &place, direction)
@@ -324,7 +354,7 @@ fn known(node: &Node, parsed: &Parsed) -> Result<Option<(Place, Direction)>, Exi
         return Ok(Some((reply::at(node, slot, offset)?, Direction::Out)));
     }
     let hash = FlowHash::of(node.settings.seed, parsed);
-    Ok(flow::cached(parsed, hash).map(|place| (place, Direction::In)))
+    Ok(flow::cached(node, parsed, hash).map(|place| (place, Direction::In)))
 }
 
 /// Returns what the packet becomes, and notes it in the flow's record.
@@ -416,12 +446,12 @@ fn find_or_begin(node: &Node, parsed: &Parsed) -> Result<(Place, Direction), Exi
 /// Finds the interface that the packet came in by. A frame for a MAC address that is not the
 /// interface's is the host's.
 #[inline(always)]
-fn node(context: &XdpContext, ethernet: &Ethernet, scratch: &mut Scratch) -> Result<Node, Exit> {
+fn node(context: &XdpContext, destination: Mac, scratch: &mut Scratch) -> Result<Node, Exit> {
     let settings = SETTINGS.get(0).ok_or(Exit::Pass)?;
     let index = context.ingress_ifindex() as u32;
     for (place, interface) in settings.interfaces.iter().enumerate() {
         if interface.index == index {
-            if mac(&interface.mac) != ethernet.destination_mac {
+            if mac(&interface.mac) != destination {
                 return Err(Exit::Pass);
             }
             let (now_ns, now) = moment(scratch);
@@ -460,11 +490,13 @@ mod code {
 
     /// Neither an action nor an exit.
     pub(super) const UNDECIDED: u32 = 0;
+    /// The packet has not even been read.
+    pub(super) const UNREAD: u32 = 1;
     /// What was to be done is done.
-    pub(super) const DONE: u32 = 1;
+    pub(super) const DONE: u32 = 2;
     /// [`Exit::Pass`].
-    pub(super) const PASS: u32 = 2;
-    const DROP: u32 = 3;
+    pub(super) const PASS: u32 = 3;
+    const DROP: u32 = 4;
     /// Added to an XDP action.
     const ACTION: u32 = 0x1000;
 
@@ -492,7 +524,7 @@ mod code {
     #[inline(always)]
     pub(super) fn done(code: u32) -> Result<(), Exit> {
         match code {
-            UNDECIDED | DONE => Ok(()),
+            UNDECIDED | UNREAD | DONE => Ok(()),
             PASS => Err(Exit::Pass),
             _ => Err(Exit::Drop(
                 DropReason::from_number(code - DROP).unwrap_or(DropReason::Inconsistent),

@@ -112,6 +112,7 @@ fn run(dir: &Path, n: u32) {
     .unwrap();
     let mut settings = k.image().unwrap().settings;
     settings.flow_timeout_s = 300;
+    settings.cache_mask = lb_userspace::dataplane::kernel::cache_sets(n.max(1024) * 2) - 1;
     settings.snat_address_count = 1;
     settings.snat_addresses[0] = addr::mapped([10, 11, 20, 5]);
     settings.interfaces[0] = Interface {
@@ -268,32 +269,49 @@ fn run(dir: &Path, n: u32) {
         frame: frame([10, 200, 0, 0], [10, 11, 20, 5], 443, 0),
         ..fw
     };
-    let reps = 2_000_000u32.max(2 * n);
-    for round in 0..3 {
+    let reps = std::env::var("REPS")
+        .ok()
+        .and_then(|r| r.parse().ok())
+        .unwrap_or(200_000u32);
+    let rounds = std::env::var("ROUNDS")
+        .ok()
+        .and_then(|r| r.parse().ok())
+        .unwrap_or(15usize);
+    let mut res: std::collections::BTreeMap<&str, Vec<u128>> = Default::default();
+    for _ in 0..rounds {
         for (what, gen_) in [
-            ("reflect", fw),
-            ("discard", fw),
-            ("lookup", fw),
-            ("vipd forward", fw),
-            ("vipd reply", rep),
+            ("0reflect", fw),
+            ("1discard", fw),
+            ("2lookup", fw),
+            ("3vipd forward", fw),
         ] {
-            if gen_.replies == 1 {
-                let sh = shuffled(n);
-                for (i, v) in sh.iter().enumerate() {
-                    order.set(i as u32, records[*v as usize], 0).unwrap();
-                }
-            } else if round > 0 && what == "reflect" {
-                for (i, v) in order_v.iter().enumerate() {
-                    order.set(i as u32, v, 0).unwrap();
-                }
-            }
-            match what.split(' ').next().unwrap() {
+            match what[1..].split(' ').next().unwrap() {
                 "vipd" => target.set(0, &vipd, 0).unwrap(),
                 p => target.set(0, &fd(&e, p), 0).unwrap(),
             }
             let (rv, ns) = go(g_, gen_, &mut generator, reps);
-            println!("  {what:14} rv {rv} {ns} ns");
+            assert!(rv == 3 || rv == 1);
+            res.entry(what).or_default().push(ns);
         }
+    }
+    let sh = shuffled(n);
+    for (i, v) in sh.iter().enumerate() {
+        if let Some(r) = records.get(*v as usize) {
+            order.set(i as u32, r, 0).unwrap();
+        }
+    }
+    target.set(0, &vipd, 0).unwrap();
+    for _ in 0..rounds {
+        let (rv, ns) = go(g_, rep, &mut generator, reps);
+        assert!(rv == 3);
+        res.entry("4vipd reply").or_default().push(ns);
+    }
+    for (k, v) in &mut res {
+        v.sort();
+        println!("  {k:14} min {} median {}", v[0], v[v.len() / 2]);
+    }
+    if std::env::var("PAUSE").is_ok() {
+        std::thread::sleep(std::time::Duration::from_secs(20));
     }
     let mut sw = k.sweeper().unwrap();
     let ss = SweepSettings {

@@ -21,12 +21,14 @@ use lb_common::{
     affinity::{Affinity, AffinityKey},
     backend::Backend,
     endpoint::{Endpoint, EndpointKey},
-    limits::{CACHE_PLACES_PER_FLOW, MAGLEV_SLOTS, MAX_BACKENDS, MAX_POOLS, MAX_SERVICES},
+    limits::{
+        CACHE_PLACES_PER_FLOW, CACHE_WAYS, MAGLEV_SLOTS, MAX_BACKENDS, MAX_POOLS, MAX_SERVICES,
+    },
     map_names,
     pool::Pool,
     record::{Claim, State},
     service::{Service, ServiceKey},
-    settings::Settings,
+    settings::{Settings, reciprocal},
     stats::{Counters, backend_index, service_index},
     verdict::DropReason,
 };
@@ -46,9 +48,8 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VIPD_BPF_OBJECT"));
 
 /// Name of the program in the object.
 const PROGRAM: &str = "vipd";
-/// The program's flow cache, which is not pinned, and the variable that tells its last index.
+/// The program's flow cache, which is not pinned.
 const CACHE: &str = "cache";
-const CACHE_MASK: &str = "CACHE_MASK";
 /// Name of its pin.
 const PROGRAM_PIN: &str = "program";
 
@@ -227,6 +228,7 @@ impl Kernel {
                 slots: options.slots(),
                 snat_port_first: options.snat_port_first,
                 snat_port_count: options.snat_port_count,
+                slot_reciprocal: reciprocal(options.snat_port_count),
                 ..Settings::default()
             };
             return self
@@ -557,9 +559,10 @@ fn check_layout(directory: &Path, options: &Options) -> Result<(), DataplaneErro
     )))
 }
 
-/// Returns how many sets of eight places the program's flow cache has: a power of two.
-fn cache_sets(max_flows: u32) -> u32 {
-    (max_flows * CACHE_PLACES_PER_FLOW / 8)
+/// Returns how many sets the program's flow cache needs for so many flows: a power of two.
+#[must_use]
+pub fn cache_sets(flows: u32) -> u32 {
+    (flows.saturating_mul(CACHE_PLACES_PER_FLOW) / CACHE_WAYS)
         .next_power_of_two()
         .max(1)
 }
@@ -576,10 +579,7 @@ fn sizes(options: &Options) -> [(&'static str, u32); 4] {
 
 fn load(directory: &Path, options: &Options) -> Result<Ebpf, DataplaneError> {
     let mut loader = EbpfLoader::new();
-    let sets = cache_sets(options.max_flows);
-    let mask = sets - 1;
-    loader.map_max_entries(CACHE, sets);
-    loader.override_global(CACHE_MASK, &mask, true);
+    loader.map_max_entries(CACHE, cache_sets(options.max_flows));
     for (name, entries) in sizes(options) {
         loader.map_max_entries(name, entries);
     }
