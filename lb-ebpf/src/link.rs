@@ -30,14 +30,10 @@ pub(crate) fn store_mac(mac: Mac, to: &mut [u8; 6]) {
     }
 }
 
-/// The tags of a frame, comparable at once.
+/// The tags of a frame in one number: EtherType of the outer tag (zero: none), control information
+/// of the outer and of the inner tag ([`VlanTags::ABSENT`] where there is none), 16 bits each.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tags {
-    /// EtherType of the outer tag; zero: none.
-    pub(crate) outer_protocol: u16,
-    /// Control information of outer and inner tag; [`VlanTags::ABSENT`] where there is none.
-    pub(crate) control: u32,
-}
+pub(crate) struct Tags(u64);
 
 impl Tags {
     /// No tag.
@@ -45,10 +41,7 @@ impl Tags {
 
     #[inline(always)]
     pub(crate) const fn new(outer_protocol: u16, control: [u16; 2]) -> Self {
-        Self {
-            outer_protocol,
-            control: control[0] as u32 | (control[1] as u32) << 16,
-        }
+        Self(outer_protocol as u64 | (control[0] as u64) << 16 | (control[1] as u64) << 32)
     }
 
     /// Returns the tags that stand in a map.
@@ -61,8 +54,8 @@ impl Tags {
     #[inline(always)]
     pub(crate) const fn plain(self) -> VlanTags {
         VlanTags {
-            outer_protocol: self.outer_protocol,
-            control: [self.control as u16, (self.control >> 16) as u16],
+            outer_protocol: self.0 as u16,
+            control: [(self.0 >> 16) as u16, (self.0 >> 32) as u16],
         }
     }
 }

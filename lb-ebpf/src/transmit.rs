@@ -25,7 +25,7 @@ pub(crate) fn transmit(
     to: &Outgoing,
 ) -> Result<u32, DropReason> {
     if parsed.tags != to.tags {
-        retag(context, parsed, to.tags)?;
+        retag(context, parsed.tags, to.tags, parsed.v6)?;
     }
     let ethernet: &mut EthHdr = packet::header(context, 0).map_err(|_| DropReason::Malformed)?;
     store_mac(to.destination_mac, &mut ethernet.dst_addr);
@@ -39,14 +39,16 @@ pub(crate) fn transmit(
 }
 
 /// Gives the frame other tags. Its MAC addresses are lost.
+///
+/// Takes values and no reference to what was parsed, which would then have to lie in memory.
 #[inline(never)]
-fn retag(context: &XdpContext, parsed: &Parsed, to: Tags) -> Result<(), DropReason> {
-    let after = to.plain();
-    let surplus = parsed.tags.plain().len_bytes() as i32 - after.len_bytes() as i32;
+fn retag(context: &XdpContext, from: Tags, to: Tags, v6: bool) -> Result<(), DropReason> {
+    let to = to.plain();
+    let surplus = from.plain().len_bytes() as i32 - to.len_bytes() as i32;
     if surplus != 0 {
         packet::move_start(context, surplus)?;
     }
-    write_tags(context, &after, ether_type(parsed.v6)).map_err(|_| DropReason::Malformed)
+    write_tags(context, &to, ether_type(v6)).map_err(|_| DropReason::Malformed)
 }
 
 /// Returns the EtherType of a family.
