@@ -5,8 +5,9 @@ use std::fmt::Write;
 use super::table::Table;
 use crate::admin::{
     api::{
-        Backend, BackendState, Explanation, Flow, Flows, Health, Service, ServiceExplanation,
-        Status, Traffic, XdpMode,
+        Backend, BackendState, Because, ClientRule, Clients, ClientsAction, ClientsChanged,
+        Explanation, Flow, Flows, Health, Rule, Service, ServiceExplanation, Status, Traffic,
+        XdpMode,
     },
     explain::duration,
 };
@@ -18,6 +19,7 @@ pub(super) fn status(status: &Status, colour: bool) -> String {
     let mut page = head(status, paint);
     section(&mut page, "INTERFACES", interfaces(status, paint));
     section(&mut page, "SERVICES", services(&status.services));
+    section(&mut page, "CLIENTS", client_lists(&status.services));
     section(&mut page, "BACKENDS", backends(&status.backends, paint));
     section(&mut page, "SNAT PORTS", endpoints(status));
     section(&mut page, "DROPPED", drops(status));
@@ -115,6 +117,91 @@ fn services(services: &[Service]) -> Option<Table> {
         ]);
     }
     (!services.is_empty()).then_some(table)
+}
+
+/// Services that take everybody are left out.
+fn client_lists(services: &[Service]) -> Option<Table> {
+    let mut table = Table::new(&["SERVICE", ">ALLOWED", ">BLOCKED", "OTHERS"]);
+    let mut any = false;
+    for service in services {
+        let Some(clients) = &service.clients else {
+            continue;
+        };
+        if clients.allow > 0 || clients.block > 0 {
+            any = true;
+            table.row([
+                service.name.clone(),
+                count(clients.allow, "prefix"),
+                count(clients.block, "prefix"),
+                rule(clients.others).to_owned(),
+            ]);
+        }
+    }
+    any.then_some(table)
+}
+
+fn rule(rule: Rule) -> &'static str {
+    match rule {
+        Rule::Allow => "allowed",
+        Rule::Block => "blocked",
+    }
+}
+
+/// Returns what was changed of clients.
+pub(super) fn clients_changed(changed: &ClientsChanged) -> String {
+    let done = match changed.action {
+        ClientsAction::Block => "blocked",
+        ClientsAction::Allow => "allowed",
+        ClientsAction::Forget => "forgotten",
+    };
+    let service = changed.service.as_deref().unwrap_or("every service");
+    format!(
+        "{done} on {service}: {}\n",
+        count(changed.prefixes, "prefix")
+    )
+}
+
+/// Returns who is blocked and allowed, as a table.
+pub(super) fn clients(clients: &Clients) -> String {
+    let mut table = Table::new(&["SERVICE", "CLIENTS", "ARE", "BY", "WHEN", "WHY"]);
+    for rule in &clients.rules {
+        table.row(client_rule(rule));
+    }
+    let refusing = clients.services.iter();
+    let refusing = refusing.filter(|service| service.clients.others == Rule::Block);
+    for service in refusing.clone() {
+        table.row([
+            service.service.clone(),
+            "everybody else".to_owned(),
+            rule(Rule::Block).to_owned(),
+            CONFIGURATION.to_owned(),
+            String::new(),
+            "it has an allow list".to_owned(),
+        ]);
+    }
+    if clients.rules.is_empty() && refusing.count() == 0 {
+        return "every service takes every client\n".to_owned();
+    }
+    table.text()
+}
+
+/// Who says what nobody said at run time.
+const CONFIGURATION: &str = "configuration";
+
+fn client_rule(of: &ClientRule) -> [String; 6] {
+    let change = of.change.as_ref();
+    let reason = change.and_then(|change| change.reason.clone());
+    let idle = of.without_effect.as_ref();
+    let idle = idle.map(|why| format!("(without effect: {why})"));
+    let why: Vec<String> = reason.into_iter().chain(idle).collect();
+    [
+        of.service.clone().unwrap_or_else(|| "(every)".to_owned()),
+        of.prefix.to_string(),
+        rule(of.rule).to_owned(),
+        change.map_or(CONFIGURATION, |change| &change.by).to_owned(),
+        change.map(|change| change.at.clone()).unwrap_or_default(),
+        why.join(" "),
+    ]
 }
 
 fn backends(backends: &[Backend], paint: Paint) -> Option<Table> {
@@ -270,6 +357,7 @@ pub(super) fn backend_state(state: &BackendState) -> String {
 pub(super) fn count(number: u32, what: &str) -> String {
     match number {
         1 => format!("1 {what}"),
+        _ if what.ends_with('x') => format!("{number} {what}es"),
         _ => format!("{number} {what}s"),
     }
 }
@@ -289,6 +377,7 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
 
 fn explain_service(explanation: &Explanation, service: &ServiceExplanation) -> String {
     let goes = match &service.backend {
+        None if service.because == Because::Blocked => "is refused".to_owned(),
         Some(backend) => format!("goes to {}/{backend}", service.pool),
         None => "goes to no certain backend".to_owned(),
     };
