@@ -468,7 +468,7 @@ impl Paint {
 mod tests {
     use super::*;
     use crate::{
-        admin::{explain::explain, flows::tests::Held, status},
+        admin::{api, explain::explain, flows::tests::Held, status},
         control::testing,
     };
 
@@ -506,6 +506,69 @@ mod tests {
             "what never occurred is left out"
         );
         assert!(!page.contains('\x1b'), "no colour unless asked for");
+    }
+
+    #[test]
+    fn lists_of_clients_are_on_the_page_only_where_there_are_any() {
+        let mut status = example();
+        assert!(!super::status(&status, false).contains("CLIENTS\n"));
+        if let Some(clients) = &mut status.services[0].clients {
+            (clients.allow, clients.block) = (1, 12);
+        }
+
+        let page = super::status(&status, false);
+
+        let section = "CLIENTS\n\
+             SERVICE   ALLOWED      BLOCKED  OTHERS\n\
+             ras-udp  1 prefix  12 prefixes  allowed\n";
+        assert!(page.contains(section), "{section} in\n{page}");
+    }
+
+    #[test]
+    fn who_is_blocked_is_a_table_with_those_who_said_so() {
+        let rule = |service: Option<&str>, prefix: &str, by: Option<&str>| ClientRule {
+            service: service.map(ToOwned::to_owned),
+            prefix: prefix.parse().expect("a prefix"),
+            rule: Rule::Block,
+            change: by.map(|by| api::AdminChange {
+                by: by.to_owned(),
+                at: "2027-01-15T08:00:00.000Z".to_owned(),
+                reason: Some("a scan".to_owned()),
+            }),
+            without_effect: None,
+        };
+        let mut gone = rule(Some("old"), "10.2.0.0/16", Some("ann"));
+        gone.without_effect = Some("there is no such service now".to_owned());
+        let mut clients = Clients {
+            services: vec![api::ClientsOfService {
+                service: "ras-udp".to_owned(),
+                clients: api::ServiceClients {
+                    allow: 0,
+                    block: 2,
+                    others: Rule::Block,
+                },
+            }],
+            rules: vec![
+                rule(None, "10.1.0.0/16", Some("root")),
+                gone,
+                rule(Some("ras-udp"), "10.3.0.0/16", None),
+            ],
+        };
+
+        assert_eq!(
+            super::clients(&clients),
+            "SERVICE  CLIENTS         ARE      BY             WHEN                      WHY\n\
+             (every)  10.1.0.0/16     blocked  root           2027-01-15T08:00:00.000Z  a scan\n\
+             old      10.2.0.0/16     blocked  ann            2027-01-15T08:00:00.000Z  a scan (without effect: there is no such service now)\n\
+             ras-udp  10.3.0.0/16     blocked  configuration\n\
+             ras-udp  everybody else  blocked  configuration                            it has an allow list\n"
+        );
+        clients.rules.clear();
+        clients.services[0].clients.others = Rule::Allow;
+        assert_eq!(
+            super::clients(&clients),
+            "every service takes every client\n"
+        );
     }
 
     #[test]

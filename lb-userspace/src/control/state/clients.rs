@@ -1,6 +1,10 @@
 //! Which clients each service takes: by the configuration, and by what was said at run time.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use lb_common::{guard::Range, limits::MAX_RANGES};
 
@@ -157,7 +161,7 @@ impl DesiredState {
         Ok(())
     }
 
-    /// What was forgotten may have been said of a service that is gone; the rest must be there.
+    /// Only what is forgotten may have been said of a service that is gone.
     fn check_service(&self, service: Option<&str>) -> Result<(), ClientsError> {
         let Some(wanted) = service else { return Ok(()) };
         if self.snat_services().any(|service| service.name == wanted) {
@@ -175,8 +179,10 @@ fn forget(
     service: Option<&str>,
     prefixes: &[Prefix],
 ) -> Result<(), ClientsError> {
-    let unknown: Vec<String> = prefixes
-        .iter()
+    // Twice in one wish is once.
+    let distinct: BTreeSet<&Prefix> = prefixes.iter().collect();
+    let unknown: Vec<String> = distinct
+        .into_iter()
         .filter(|prefix| !rules.forget(service, prefix))
         .map(ToString::to_string)
         .collect();

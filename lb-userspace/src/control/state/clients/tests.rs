@@ -3,7 +3,10 @@ use std::time::Duration;
 use lb_common::guard::is_blocked;
 
 use super::*;
-use crate::control::testing::{self, first_start, ip, now, service};
+use crate::control::{
+    change::{Change as Said, changes},
+    testing::{self, first_start, ip, now, service},
+};
 
 fn prefix(text: &str) -> Prefix {
     text.parse().expect("a prefix")
@@ -82,7 +85,8 @@ fn of_the_same_prefix_run_time_wins_and_a_services_own_rule_before_that_of_all()
     assert!(refused(&state, "ras-udp", "10.9.1.1"));
     assert!(!refused(&state, "listed", "10.9.1.1"));
 
-    change(&mut state, &wish(None, None, &["10.9.0.0/16"])).expect("it is there");
+    let forgotten = wish(None, None, &["10.9.0.0/16", "10.9.0.0/16"]);
+    change(&mut state, &forgotten).expect("it is there");
     assert!(!refused(&state, "ras-udp", "10.9.1.1"));
     assert!(refused(&state, "listed", "10.9.1.1"), "as configured");
 }
@@ -159,6 +163,58 @@ fn a_wish_that_cannot_be_carried_out_changes_nothing() {
 
     assert_eq!(before.0, state.overrides);
     assert_eq!(before.1, state.client_ranges);
+}
+
+#[test]
+fn the_log_has_a_line_for_each_change_and_does_not_name_thousands() {
+    let said = |wish: ClientsWish| {
+        let author = author();
+        Said::Clients { wish, author }.to_string()
+    };
+    assert_eq!(
+        said(wish(
+            Some(Rule::Block),
+            None,
+            &["10.1.0.0/16", "2001:db8::/32"]
+        )),
+        "blocked on every service: 10.1.0.0/16, 2001:db8::/32 (root: a scan)"
+    );
+    let many = ClientsWish {
+        service: Some("ras-udp".to_owned()),
+        prefixes: scattered(10_000),
+        to: None,
+    };
+    let line = said(many);
+    assert!(
+        line.starts_with(
+            "neither blocked nor allowed at run time any more on ras-udp: 0.0.0.0/24,"
+        ),
+        "{line}"
+    );
+    assert!(line.ends_with(" and 9992 more (root: a scan)"), "{line}");
+
+    let before = first_start(config());
+    let mut after = before.clone();
+    after
+        .reload(Arc::new(testing::ras()), now())
+        .expect("it may go");
+    assert_eq!(changes(&before, &after), [], "a service that is gone");
+    let mut open = config();
+    open.services.pop();
+    open.services
+        .push(Arc::new(service("listed", "10.0.0.100", 444, "ras")));
+    after.reload(Arc::new(open), now()).expect("it may change");
+    let told: Vec<String> = changes(&before, &after)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "the configuration of listed allows 0 and blocks 0 prefixes of clients; everybody else \
+             is allowed"
+        ]
+    );
 }
 
 /// Blocked networks with a free one between each two.
