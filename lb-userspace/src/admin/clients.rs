@@ -10,9 +10,11 @@ use crate::{
 /// Returns every rule, and what is in force on each service.
 #[must_use]
 pub(super) fn clients(state: &DesiredState) -> api::Clients {
-    let services = state.snat_services().map(|service| api::ClientsOfService {
-        service: service.name.clone(),
-        clients: service_clients(state, service),
+    let services = state.snat_services().filter_map(|service| {
+        Some(api::ClientsOfService {
+            service: service.name.clone(),
+            clients: service_clients(state, service)?,
+        })
     });
     let mut rules: Vec<api::ClientRule> = state
         .snat_services()
@@ -26,17 +28,18 @@ pub(super) fn clients(state: &DesiredState) -> api::Clients {
     }
 }
 
-/// Returns how many prefixes are in force on a service.
+/// Returns how many prefixes are in force on a service; `None` unless XDP forwards it.
 #[must_use]
-pub(super) fn service_clients(state: &DesiredState, service: &Service) -> api::ServiceClients {
-    let list = state.client_list(service);
-    let count = |rule| list.prefixes.values().filter(|of| **of == rule).count();
-    let count = |rule| u32::try_from(count(rule)).unwrap_or(u32::MAX);
-    api::ServiceClients {
-        allow: count(api::Rule::Allow),
-        block: count(api::Rule::Block),
-        others: list.others,
-    }
+pub(super) fn service_clients(
+    state: &DesiredState,
+    service: &Service,
+) -> Option<api::ServiceClients> {
+    let taken = state.client_ranges.get(&service.name)?;
+    Some(api::ServiceClients {
+        allow: taken.allow,
+        block: taken.block,
+        others: taken.others,
+    })
 }
 
 /// Returns what control is asked for.

@@ -6,7 +6,7 @@ use lb_common::{addr, stats::Counters, verdict::DropReason};
 
 use super::{api, clients};
 use crate::{
-    config::model::{Backend, Forwarding, Pool, Service},
+    config::model::{Backend, Pool, Service},
     control::{
         event::{BackendName, Health},
         overrides::Change,
@@ -140,8 +140,7 @@ fn service(snapshot: &Snapshot, service: &Service) -> api::Service {
         pool: service.pool.clone(),
         eligible: u32::try_from(eligible).unwrap_or(u32::MAX),
         flows: flows.copied().unwrap_or(0),
-        clients: (service.forwarding == Forwarding::Snat)
-            .then(|| clients::service_clients(state, service)),
+        clients: clients::service_clients(state, service),
         traffic: id.map_or_else(api::Traffic::default, |id| {
             let traffic = &snapshot.traffic;
             traffic_of(

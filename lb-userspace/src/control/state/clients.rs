@@ -25,16 +25,36 @@ const MAX_RULES: usize = MAX_RANGES as usize;
 pub struct ClientRanges {
     /// Those of all services in a row.
     pub all: Arc<[Range]>,
-    /// By service: where they begin in `all`, and what they are.
-    services: BTreeMap<String, (u32, Arc<[Range]>)>,
+    services: BTreeMap<String, Taken>,
+}
+
+/// Whom one service takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Where its ranges begin in [`ClientRanges::all`].
+    pub first: u32,
+    /// Its ranges; none: it takes everybody.
+    pub ranges: Arc<[Range]>,
+    /// Prefixes that it allows.
+    pub allow: u32,
+    /// Prefixes that it blocks.
+    pub block: u32,
+    /// What becomes of clients that no prefix covers.
+    pub others: Rule,
 }
 
 impl ClientRanges {
+    /// Returns whom an `snat` service takes.
+    #[must_use]
+    pub fn get(&self, service: &str) -> Option<&Taken> {
+        self.services.get(service)
+    }
+
     /// Returns where the ranges of a service begin, and what they are; `None`: it takes everybody.
     #[must_use]
     pub fn of(&self, service: &str) -> Option<(u32, &Arc<[Range]>)> {
-        let (first, ranges) = self.services.get(service)?;
-        (!ranges.is_empty()).then_some((*first, ranges))
+        let taken = self.get(service)?;
+        (!taken.ranges.is_empty()).then_some((taken.first, &taken.ranges))
     }
 }
 
@@ -213,8 +233,12 @@ fn place(config: &Config, rules: &ClientRules) -> Result<ClientRanges, TooMany> 
     };
     // Most services have the same lists, or none.
     let mut made: Vec<(ClientList, Vec<Range>)> = Vec::new();
+    let mut counts = Vec::new();
     let ranges = services().map(|service| {
         let list = client_list(service, rules);
+        let count = |rule| list.prefixes.values().filter(|of| **of == rule).count();
+        let count = |rule| u32::try_from(count(rule)).unwrap_or(u32::MAX);
+        counts.push((count(Rule::Allow), count(Rule::Block), list.others));
         if let Some((_, ranges)) = made.iter().find(|(known, _)| *known == list) {
             return ranges.clone();
         }
@@ -223,10 +247,18 @@ fn place(config: &Config, rules: &ClientRules) -> Result<ClientRanges, TooMany> 
         ranges
     });
     let placed = Placed::new(ranges)?;
+    let taken = placed.services.into_iter().zip(counts);
+    let taken = taken.map(|((first, ranges), (allow, block, others))| Taken {
+        first,
+        ranges,
+        allow,
+        block,
+        others,
+    });
     let names = services().map(|service| service.name.clone());
     Ok(ClientRanges {
         all: placed.all,
-        services: names.zip(placed.services).collect(),
+        services: names.zip(taken).collect(),
     })
 }
 
