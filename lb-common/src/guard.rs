@@ -19,6 +19,17 @@ pub struct Range {
 
 assert_layout!(Range, size = 24, align = 4);
 
+/// Returns whether the ranges of a service refuse a client; no ranges refuse nobody.
+#[must_use]
+pub fn is_blocked(ranges: &[Range], client: &[u8; 16]) -> bool {
+    let above = ranges.partition_point(|range| range.start <= *client);
+    // A client below the first range, which begins at `::`, is nobody's.
+    above
+        .checked_sub(1)
+        .and_then(|place| ranges.get(place))
+        .is_some_and(|range| range.blocked != 0)
+}
+
 /// Nanoseconds of a second.
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -48,6 +59,39 @@ pub const fn take_token(full_at_ns: u64, now_ns: u64, rate: u32) -> Option<u64> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn range(first: u8, blocked: u32) -> Range {
+        let mut start = [0; 16];
+        start[15] = first;
+        Range {
+            start,
+            blocked,
+            _reserved: 0,
+        }
+    }
+
+    fn client(last: u8) -> [u8; 16] {
+        range(last, 0).start
+    }
+
+    #[test]
+    fn a_range_reaches_to_the_next_one() {
+        let ranges = [range(0, 0), range(10, 1), range(20, 0), range(30, 1)];
+
+        for last in 0..=u8::MAX {
+            let expected = (10..20).contains(&last) || last >= 30;
+            assert_eq!(is_blocked(&ranges, &client(last)), expected, "{last}");
+        }
+        assert!(is_blocked(&ranges, &[0xff; 16]));
+    }
+
+    #[test]
+    fn without_ranges_nobody_is_blocked_and_one_range_is_everybody() {
+        assert!(!is_blocked(&[], &client(1)));
+        assert!(is_blocked(&[range(0, 1)], &[0; 16]));
+        assert!(is_blocked(&[range(0, 1)], &[0xff; 16]));
+        assert!(!is_blocked(&[range(0, 0)], &[0xff; 16]));
+    }
 
     #[test]
     fn a_full_bucket_holds_the_tokens_of_a_second() {

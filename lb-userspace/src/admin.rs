@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod client;
+mod clients;
 pub mod explain;
 pub mod flows;
 mod peer;

@@ -4,6 +4,7 @@
 //! `--json` prints what the admin socket answers.
 
 mod ask;
+mod clients;
 mod file;
 mod output;
 mod show;
@@ -20,9 +21,13 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
+    admin::api::ClientsAction,
     admin::client::{Client, ClientError},
     app,
-    config::{self, InitOptions, LoadError, Preset, duration, model::AdminState},
+    config::{
+        self, InitOptions, LoadError, Preset, duration,
+        model::{AdminState, Prefix},
+    },
     control::chain,
 };
 
@@ -89,6 +94,18 @@ enum Command {
         /// Why, for the log and the status
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Refuse clients, and end their flows; the longest prefix that covers a client decides
+    Block(ClientsArguments),
+    /// Let clients in that a shorter prefix, or the service's allow list, keeps out
+    Allow(ClientsArguments),
+    /// Forget what was said of prefixes with `block` or `allow`
+    Forget(ClientsArguments),
+    /// List which clients are blocked and allowed, by whom and why
+    Clients {
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -160,6 +177,25 @@ struct LeaveArguments {
     /// Longest time to wait, such as 30m or 8h
     #[arg(long, value_name = "TIME", default_value = "8h", value_parser = time, requires = "wait")]
     timeout: Duration,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ClientsArguments {
+    /// Addresses or prefixes, such as 10.1.2.3 or 2001:db8::/32
+    #[arg(value_name = "PREFIX", required_unless_present = "file")]
+    prefixes: Vec<Prefix>,
+    /// Take prefixes from this file as well: one a line, `#` begins a remark
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// On this service only [default: every service that XDP forwards]
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// Why, for the log and `vipd clients`
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -267,6 +303,16 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             reason,
             json,
         } => ask::enable(out, &place.client()?, backend, reason, json),
+        Command::Block(arguments) => {
+            clients::change(out, &place.client()?, ClientsAction::Block, arguments)
+        }
+        Command::Allow(arguments) => {
+            clients::change(out, &place.client()?, ClientsAction::Allow, arguments)
+        }
+        Command::Forget(arguments) => {
+            clients::change(out, &place.client()?, ClientsAction::Forget, arguments)
+        }
+        Command::Clients { json } => clients::list(out, &place.client()?, json),
         Command::Reload { json } => ask::reload(out, &place.client()?, json),
         Command::Explain { client, json } => ask::explain(out, &place.client()?, client, json),
         Command::Flows(arguments) => ask::flows(out, &place.client()?, arguments),

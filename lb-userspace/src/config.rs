@@ -6,6 +6,7 @@
 
 mod across;
 mod built;
+pub mod clients;
 mod convert;
 pub mod duration;
 mod error;
@@ -18,6 +19,7 @@ pub mod model;
 mod node;
 mod pin;
 mod pool;
+mod prefix;
 mod preset;
 mod raw;
 mod service;
@@ -43,6 +45,7 @@ pub use self::{
     error::{ConfigErrors, Fault, LoadError},
     expand::expand,
     init::{InitOptions, init},
+    prefix::PrefixError,
     preset::Preset,
 };
 

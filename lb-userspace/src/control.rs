@@ -35,7 +35,7 @@ use self::{
     plan::plan,
     render::{Tables, render, sweep_settings},
     snapshot::{History, Snapshot, Traffic},
-    state::{Author, DesiredState, Refusal, TargetError},
+    state::{Author, ClientsError, ClientsWish, DesiredState, Refusal, TargetError},
 };
 use crate::{
     config::model::{AdminState, Config},
@@ -106,6 +106,15 @@ pub enum Request {
         /// The backend that was meant.
         answer: oneshot::Sender<Result<BackendName, RequestError>>,
     },
+    /// Block, allow or forget clients.
+    Clients {
+        /// Who shall be what.
+        wish: ClientsWish,
+        /// Who wants it, and why.
+        author: Author,
+        /// It is in force.
+        answer: oneshot::Sender<Result<(), RequestError>>,
+    },
 }
 
 /// Why a request was not, or not entirely, carried out.
@@ -114,6 +123,9 @@ pub enum RequestError {
     /// No backend, or several, were meant.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// A wish about clients; nothing has changed.
+    #[error(transparent)]
+    Clients(#[from] ClientsError),
     /// Keys that cannot change; nothing was applied.
     #[error(
         "the configuration in force stays:\n  {}",
@@ -226,6 +238,24 @@ impl Handle {
         self.request(|answer| Request::SetWeight {
             target,
             to,
+            author,
+            answer,
+        })
+        .await
+    }
+
+    /// Blocks, allows or forgets clients.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`].
+    pub async fn change_clients(
+        &self,
+        wish: ClientsWish,
+        author: Author,
+    ) -> Result<(), RequestError> {
+        self.request(|answer| Request::Clients {
+            wish,
             author,
             answer,
         })
@@ -418,6 +448,13 @@ impl Control {
                     .override_backend(&target, |state, name| state.set_weight(name, to, author));
                 let _ = answer.send(done);
             }
+            Request::Clients {
+                wish,
+                author,
+                answer,
+            } => {
+                let _ = answer.send(self.change_clients(wish, author));
+            }
         }
     }
 
@@ -452,6 +489,16 @@ impl Control {
         applied.map_err(|error| RequestError::Dataplane(chain(&error)))?;
         saved.map_err(|error| RequestError::NotSaved(chain(&error)))?;
         Ok(name)
+    }
+
+    fn change_clients(&mut self, wish: ClientsWish, author: Author) -> Result<(), RequestError> {
+        Arc::make_mut(&mut self.state).change_clients(&wish, &author)?;
+        let applied = self.carry_out();
+        log(&Change::Clients { wish, author });
+        self.publish();
+        let saved = overrides::save(&self.state.overrides, &self.directory);
+        applied.map_err(|error| RequestError::Dataplane(chain(&error)))?;
+        saved.map_err(|error| RequestError::NotSaved(chain(&error)))
     }
 
     fn save(&self) {

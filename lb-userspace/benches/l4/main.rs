@@ -319,6 +319,7 @@ fn run(dir: &Path, n: u32) {
         flow_timeout_unreplied_s: 300,
         affinity_timeouts_s: [(1, 3600)].into(),
         backends: (0..nb).collect(),
+        ranges: Default::default(),
     };
     for _ in 0..3 {
         let r = sw.sweep(&ss).unwrap();

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::config::model::AdminState;
+pub use crate::config::model::{AdminState, Prefix, Rule};
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,8 +103,22 @@ pub struct Service {
     pub eligible: u32,
     /// Flows that are alive.
     pub flows: u32,
+    /// Whom it takes; `null` unless `forwarding` is `snat`.
+    #[serde(default)]
+    pub clients: Option<ServiceClients>,
     /// What went through it.
     pub traffic: Traffic,
+}
+
+/// Whom a service takes: how many prefixes are in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceClients {
+    /// Prefixes that it allows.
+    pub allow: u32,
+    /// Prefixes that it blocks.
+    pub block: u32,
+    /// What becomes of clients that no prefix covers.
+    pub others: Rule,
 }
 
 /// A backend in its pool.
@@ -344,6 +358,9 @@ pub struct ServiceExplanation {
     pub pool: String,
     /// The backend; `null`: nobody may serve the client.
     pub backend: Option<String>,
+    /// Who refuses the client; `null`: it may come.
+    #[serde(default)]
+    pub refused: Option<Refused>,
     /// Why, for programs.
     pub because: Because,
     /// Why, for people.
@@ -370,6 +387,18 @@ pub enum Because {
     Moved,
     /// No backend of the pool is eligible.
     NobodyEligible,
+    /// The service does not take clients of this address.
+    Blocked,
+}
+
+/// Who refuses a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The longest prefix that covers the client; `null`: none does, and the configuration allows
+    /// only those that it names.
+    pub prefix: Option<Prefix>,
+    /// Who said so at run time; `null`: the configuration says so.
+    pub change: Option<AdminChange>,
 }
 
 /// An affinity entry.
@@ -428,6 +457,80 @@ pub struct BackendState {
     pub clients: u32,
     /// `flows` and `clients` were counted after the change.
     pub counted: bool,
+}
+
+/// Body of `POST /v1/clients`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeClients {
+    /// What becomes of them.
+    pub action: ClientsAction,
+    /// Whom it concerns; a lone address stands for itself.
+    pub prefixes: Vec<Prefix>,
+    /// The service; `null`: every `snat` service, those of later configurations too.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// What becomes of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientsAction {
+    /// They may come.
+    Allow,
+    /// They are refused, and their flows end.
+    Block,
+    /// What the configuration says.
+    Forget,
+}
+
+/// Answer of `POST /v1/clients`: it is in force, for all of the prefixes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientsChanged {
+    /// What became of them.
+    pub action: ClientsAction,
+    /// The service; `null`: every one.
+    pub service: Option<String>,
+    /// How many prefixes there were.
+    pub prefixes: u32,
+}
+
+/// Answer of `GET /v1/clients`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clients {
+    /// The `snat` services, in the order of the configuration.
+    pub services: Vec<ClientsOfService>,
+    /// Every rule, whether it is in force or not: first those of every service, then those of
+    /// each, by prefix.
+    pub rules: Vec<ClientRule>,
+}
+
+/// Whom a service takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientsOfService {
+    /// The service.
+    pub service: String,
+    /// What is in force.
+    #[serde(flatten)]
+    pub clients: ServiceClients,
+}
+
+/// What is said of the clients of one prefix. The longest prefix that covers a client decides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientRule {
+    /// The service; `null`: every `snat` service.
+    pub service: Option<String>,
+    /// The clients.
+    pub prefix: Prefix,
+    /// What becomes of them.
+    pub rule: Rule,
+    /// Who said so at run time; `null`: the configuration says so.
+    pub change: Option<AdminChange>,
+    /// Why the rule is without effect; `null`: it is in force.
+    pub without_effect: Option<String>,
 }
 
 /// Answer of `POST /v1/reload`.

@@ -134,6 +134,27 @@ impl Client {
         self.post("/v1/backends/state", wanted).await
     }
 
+    /// Asks whom the services take.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn clients(&self) -> Result<api::Clients, ClientError> {
+        self.get("/v1/clients").await
+    }
+
+    /// Blocks, allows or forgets clients.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn change_clients(
+        &self,
+        wanted: &api::ChangeClients,
+    ) -> Result<api::ClientsChanged, ClientError> {
+        self.post("/v1/clients", wanted).await
+    }
+
     /// Applies the configuration file.
     ///
     /// # Errors

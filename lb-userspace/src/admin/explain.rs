@@ -2,18 +2,19 @@
 
 use std::net::IpAddr;
 
-use lb_common::{addr, service::ServiceKey};
+use lb_common::{addr, guard::is_blocked, service::ServiceKey};
 
-use super::{api, flows};
+use super::{api, flows, status::admin_change};
 use crate::{
     config::model::Service,
     control::{
         chain,
         choice::{self, Because, Choice, Remembered, choose},
         snapshot::Snapshot,
-        state::DesiredState,
+        state::{DesiredState, Refuser},
     },
     dataplane::Dataplane,
+    telemetry::rfc3339,
 };
 
 /// Flows of the client that are listed for each service.
@@ -60,6 +61,9 @@ fn explain_service(
         .affinity(addr::address(cut), value.group)
         .map_err(|error| chain(&error))?
         .map(|(backend, age_s)| Remembered { backend, age_s });
+    let ranges = state.client_ranges.of(&service.name);
+    let blocked = ranges.is_some_and(|(_, ranges)| is_blocked(ranges, &addr::bytes(client)));
+    let refuser = blocked.then(|| state.refuser(service, client)).flatten();
     let choice = choose(image, value, client, remembered);
     let lifetime_s = choice::lifetime(image, value);
     let held = |view: &crate::dataplane::FlowView| {
@@ -72,10 +76,21 @@ fn explain_service(
         pool: service.pool.clone().unwrap_or_default(),
         backend: choice
             .backend
+            .filter(|_| refuser.is_none())
             .and_then(|id| name(state, id))
             .map(|name| name.backend),
-        because: because(choice.because),
-        why: why(state, service, choice, remembered, lifetime_s),
+        refused: refuser.map(|refuser| api::Refused {
+            prefix: refuser.prefix,
+            change: refuser.change.map(admin_change),
+        }),
+        because: match refuser {
+            Some(_) => api::Because::Blocked,
+            None => because(choice.because),
+        },
+        why: match refuser {
+            Some(refuser) => refused_by(refuser),
+            None => why(state, service, choice, remembered, lifetime_s),
+        },
         affinity: remembered.map(|held| api::Remembered {
             group: service.persistence.group.clone(),
             backend: name(state, held.backend).map(|name| name.to_string()),
@@ -88,6 +103,27 @@ fn explain_service(
             .map(|view| flows::flow(state, view))
             .collect(),
     }))
+}
+
+/// Says who refuses a client, to people.
+fn refused_by(refuser: Refuser<'_>) -> String {
+    let Some(prefix) = refuser.prefix else {
+        return "the service allows some clients only, and no prefix that it allows covers this one"
+            .to_owned();
+    };
+    let Some(change) = refuser.change else {
+        return format!("the configuration blocks {prefix}");
+    };
+    let mut text = format!(
+        "{prefix} was blocked by {} at {}",
+        change.by,
+        rfc3339(change.at)
+    );
+    if let Some(reason) = &change.reason {
+        text.push_str(": ");
+        text.push_str(reason);
+    }
+    text
 }
 
 fn because(because: Because) -> api::Because {

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::{
     api::{self, ErrorKind},
+    clients::{clients, wish},
     explain::explain,
     flows::{FlowsError, flows},
     reload::{ReloadError, reload},
@@ -22,11 +23,13 @@ use super::{
 use crate::control::{
     Handle, RequestError, chain,
     event::BackendName,
-    state::{Author, TargetError},
+    state::{Author, ClientsError, TargetError},
 };
 
 /// Longest body, in bytes.
 const BODY_BYTES: usize = 64 << 10;
+/// Longest list of clients, in bytes: as many as the maps can hold, each as long as can be.
+const CLIENTS_BYTES: usize = 8 << 20;
 
 /// What answers need.
 #[derive(Clone)]
@@ -75,6 +78,8 @@ pub(super) async fn answer(
         (&Method::GET, "/v1/backends/state") => show_backend(context, &query),
         (&Method::POST, "/v1/backends/state") => set_state(context, user, request).await,
         (&Method::POST, "/v1/backends/weight") => set_weight(context, user, request).await,
+        (&Method::GET, "/v1/clients") => json(&clients(&context.handle.snapshot().state)),
+        (&Method::POST, "/v1/clients") => change_clients(context, user, request).await,
         (&Method::POST, "/v1/reload") => apply_configuration(context, user).await,
         (&Method::POST, "/v1/detach") => detach(context, user),
         (_, known) => Err(no_such_route(known)),
@@ -99,7 +104,7 @@ pub(super) async fn answer(
 fn allowed_methods(path: &str) -> Option<&'static str> {
     match path {
         "/v1/status" | "/v1/flows" | "/v1/explain" => Some("GET"),
-        "/v1/backends/state" => Some("GET, POST"),
+        "/v1/backends/state" | "/v1/clients" => Some("GET, POST"),
         "/v1/backends/weight" | "/v1/reload" | "/v1/detach" => Some("POST"),
         _ => None,
     }
@@ -181,7 +186,7 @@ async fn set_state(
     user: &str,
     request: Request<Incoming>,
 ) -> Result<Vec<u8>, Failure> {
-    let wanted: api::SetState = body(request).await?;
+    let wanted: api::SetState = body(request, BODY_BYTES).await?;
     let author = author(user, wanted.reason);
     let name = context
         .handle
@@ -195,13 +200,35 @@ async fn set_weight(
     user: &str,
     request: Request<Incoming>,
 ) -> Result<Vec<u8>, Failure> {
-    let wanted: api::SetWeight = body(request).await?;
+    let wanted: api::SetWeight = body(request, BODY_BYTES).await?;
     let author = author(user, wanted.reason);
     let name = context
         .handle
         .set_weight(wanted.backend, wanted.weight, author)
         .await?;
     backend_answer(context, &name)
+}
+
+async fn change_clients(
+    context: &Context,
+    user: &str,
+    request: Request<Incoming>,
+) -> Result<Vec<u8>, Failure> {
+    let wanted: api::ChangeClients = body(request, CLIENTS_BYTES).await?;
+    if wanted.prefixes.is_empty() {
+        return Err(Failure::new(
+            ErrorKind::BadRequest,
+            "prefixes is empty; name at least one",
+        ));
+    }
+    let wish = wish(&wanted);
+    let author = author(user, wanted.reason);
+    context.handle.change_clients(wish, author).await?;
+    json(&api::ClientsChanged {
+        action: wanted.action,
+        service: wanted.service,
+        prefixes: u32::try_from(wanted.prefixes.len()).unwrap_or(u32::MAX),
+    })
 }
 
 fn backend_answer(context: &Context, name: &BackendName) -> Result<Vec<u8>, Failure> {
@@ -243,16 +270,17 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
     Ok(text)
 }
 
-async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Failure> {
-    let collected = Limited::new(request.into_body(), BODY_BYTES)
-        .collect()
-        .await;
+async fn body<T: DeserializeOwned>(
+    request: Request<Incoming>,
+    longest: usize,
+) -> Result<T, Failure> {
+    let collected = Limited::new(request.into_body(), longest).collect().await;
     let bytes = match collected {
         Ok(collected) => collected.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
             return Err(Failure::new(
                 ErrorKind::TooLarge,
-                format!("the body is longer than {BODY_BYTES} bytes"),
+                format!("the body is longer than {longest} bytes"),
             ));
         }
         Err(error) => return Err(Failure::new(ErrorKind::BadRequest, error.to_string())),
@@ -348,7 +376,11 @@ impl From<RequestError> for Failure {
         let kind = match &error {
             RequestError::Target(TargetError::NotFound { .. }) => ErrorKind::NotFound,
             RequestError::Target(TargetError::Ambiguous { .. }) => ErrorKind::Ambiguous,
-            RequestError::Refused(_) => ErrorKind::Refused,
+            RequestError::Clients(ClientsError::NoService { .. } | ClientsError::NoRule { .. }) => {
+                ErrorKind::NotFound
+            }
+            RequestError::Clients(ClientsError::TooMany(_) | ClientsError::TooManyRules(_))
+            | RequestError::Refused(_) => ErrorKind::Refused,
             RequestError::Dataplane(_) | RequestError::NotSaved(_) => ErrorKind::Failed,
             RequestError::Stopped => ErrorKind::Unavailable,
         };

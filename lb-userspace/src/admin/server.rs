@@ -8,6 +8,8 @@
 //! | `GET /v1/backends/state?backend=` | `BackendState` |
 //! | `POST /v1/backends/state` with `SetState` | `BackendState` |
 //! | `POST /v1/backends/weight` with `SetWeight` | `BackendState` |
+//! | `GET /v1/clients` | `Clients` |
+//! | `POST /v1/clients` with `ChangeClients` | `ClientsChanged` |
 //! | `POST /v1/reload` | `Reloaded` |
 //! | `POST /v1/detach` | `Detaching` |
 //!

@@ -4,7 +4,7 @@ use std::{path::Path, time::SystemTime};
 
 use lb_common::{addr, stats::Counters, verdict::DropReason};
 
-use super::api;
+use super::{api, clients};
 use crate::{
     config::model::{Backend, Pool, Service},
     control::{
@@ -140,6 +140,7 @@ fn service(snapshot: &Snapshot, service: &Service) -> api::Service {
         pool: service.pool.clone(),
         eligible: u32::try_from(eligible).unwrap_or(u32::MAX),
         flows: flows.copied().unwrap_or(0),
+        clients: clients::service_clients(state, service),
         traffic: id.map_or_else(api::Traffic::default, |id| {
             let traffic = &snapshot.traffic;
             traffic_of(
@@ -238,7 +239,7 @@ fn service_check(service: &str, check: &CheckState) -> api::ServiceCheck {
     }
 }
 
-fn admin_change<T>(change: &Change<T>) -> api::AdminChange {
+pub(super) fn admin_change<T>(change: &Change<T>) -> api::AdminChange {
     api::AdminChange {
         by: change.by.clone(),
         at: rfc3339(change.at),

@@ -5,8 +5,9 @@ use std::fmt::Write;
 use super::table::Table;
 use crate::admin::{
     api::{
-        Backend, BackendState, Explanation, Flow, Flows, Health, Service, ServiceExplanation,
-        Status, Traffic, XdpMode,
+        Backend, BackendState, Because, ClientRule, Clients, ClientsAction, ClientsChanged,
+        Explanation, Flow, Flows, Health, Rule, Service, ServiceExplanation, Status, Traffic,
+        XdpMode,
     },
     explain::duration,
 };
@@ -18,6 +19,7 @@ pub(super) fn status(status: &Status, colour: bool) -> String {
     let mut page = head(status, paint);
     section(&mut page, "INTERFACES", interfaces(status, paint));
     section(&mut page, "SERVICES", services(&status.services));
+    section(&mut page, "CLIENTS", client_lists(&status.services));
     section(&mut page, "BACKENDS", backends(&status.backends, paint));
     section(&mut page, "SNAT PORTS", endpoints(status));
     section(&mut page, "DROPPED", drops(status));
@@ -115,6 +117,91 @@ fn services(services: &[Service]) -> Option<Table> {
         ]);
     }
     (!services.is_empty()).then_some(table)
+}
+
+/// Services that take everybody are left out.
+fn client_lists(services: &[Service]) -> Option<Table> {
+    let mut table = Table::new(&["SERVICE", ">ALLOWED", ">BLOCKED", "OTHERS"]);
+    let mut any = false;
+    for service in services {
+        let Some(clients) = &service.clients else {
+            continue;
+        };
+        if clients.allow > 0 || clients.block > 0 {
+            any = true;
+            table.row([
+                service.name.clone(),
+                count(clients.allow, "prefix"),
+                count(clients.block, "prefix"),
+                rule(clients.others).to_owned(),
+            ]);
+        }
+    }
+    any.then_some(table)
+}
+
+fn rule(rule: Rule) -> &'static str {
+    match rule {
+        Rule::Allow => "allowed",
+        Rule::Block => "blocked",
+    }
+}
+
+/// Returns what was changed of clients.
+pub(super) fn clients_changed(changed: &ClientsChanged) -> String {
+    let done = match changed.action {
+        ClientsAction::Block => "blocked",
+        ClientsAction::Allow => "allowed",
+        ClientsAction::Forget => "forgotten",
+    };
+    let service = changed.service.as_deref().unwrap_or("every service");
+    format!(
+        "{done} on {service}: {}\n",
+        count(changed.prefixes, "prefix")
+    )
+}
+
+/// Returns who is blocked and allowed, as a table.
+pub(super) fn clients(clients: &Clients) -> String {
+    let mut table = Table::new(&["SERVICE", "CLIENTS", "ARE", "BY", "WHEN", "WHY"]);
+    for rule in &clients.rules {
+        table.row(client_rule(rule));
+    }
+    let refusing = clients.services.iter();
+    let refusing = refusing.filter(|service| service.clients.others == Rule::Block);
+    for service in refusing.clone() {
+        table.row([
+            service.service.clone(),
+            "everybody else".to_owned(),
+            rule(Rule::Block).to_owned(),
+            CONFIGURATION.to_owned(),
+            String::new(),
+            "it has an allow list".to_owned(),
+        ]);
+    }
+    if clients.rules.is_empty() && refusing.count() == 0 {
+        return "every service takes every client\n".to_owned();
+    }
+    table.text()
+}
+
+/// Who says what nobody said at run time.
+const CONFIGURATION: &str = "configuration";
+
+fn client_rule(of: &ClientRule) -> [String; 6] {
+    let change = of.change.as_ref();
+    let reason = change.and_then(|change| change.reason.clone());
+    let idle = of.without_effect.as_ref();
+    let idle = idle.map(|why| format!("(without effect: {why})"));
+    let why: Vec<String> = reason.into_iter().chain(idle).collect();
+    [
+        of.service.clone().unwrap_or_else(|| "(every)".to_owned()),
+        of.prefix.to_string(),
+        rule(of.rule).to_owned(),
+        change.map_or(CONFIGURATION, |change| &change.by).to_owned(),
+        change.map(|change| change.at.clone()).unwrap_or_default(),
+        why.join(" "),
+    ]
 }
 
 fn backends(backends: &[Backend], paint: Paint) -> Option<Table> {
@@ -270,6 +357,7 @@ pub(super) fn backend_state(state: &BackendState) -> String {
 pub(super) fn count(number: u32, what: &str) -> String {
     match number {
         1 => format!("1 {what}"),
+        _ if what.ends_with('x') => format!("{number} {what}es"),
         _ => format!("{number} {what}s"),
     }
 }
@@ -289,6 +377,7 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
 
 fn explain_service(explanation: &Explanation, service: &ServiceExplanation) -> String {
     let goes = match &service.backend {
+        None if service.because == Because::Blocked => "is refused".to_owned(),
         Some(backend) => format!("goes to {}/{backend}", service.pool),
         None => "goes to no certain backend".to_owned(),
     };
@@ -379,7 +468,7 @@ impl Paint {
 mod tests {
     use super::*;
     use crate::{
-        admin::{explain::explain, flows::tests::Held, status},
+        admin::{api, explain::explain, flows::tests::Held, status},
         control::testing,
     };
 
@@ -417,6 +506,69 @@ mod tests {
             "what never occurred is left out"
         );
         assert!(!page.contains('\x1b'), "no colour unless asked for");
+    }
+
+    #[test]
+    fn lists_of_clients_are_on_the_page_only_where_there_are_any() {
+        let mut status = example();
+        assert!(!super::status(&status, false).contains("CLIENTS\n"));
+        if let Some(clients) = &mut status.services[0].clients {
+            (clients.allow, clients.block) = (1, 12);
+        }
+
+        let page = super::status(&status, false);
+
+        let section = "CLIENTS\n\
+             SERVICE   ALLOWED      BLOCKED  OTHERS\n\
+             ras-udp  1 prefix  12 prefixes  allowed\n";
+        assert!(page.contains(section), "{section} in\n{page}");
+    }
+
+    #[test]
+    fn who_is_blocked_is_a_table_with_those_who_said_so() {
+        let rule = |service: Option<&str>, prefix: &str, by: Option<&str>| ClientRule {
+            service: service.map(ToOwned::to_owned),
+            prefix: prefix.parse().expect("a prefix"),
+            rule: Rule::Block,
+            change: by.map(|by| api::AdminChange {
+                by: by.to_owned(),
+                at: "2027-01-15T08:00:00.000Z".to_owned(),
+                reason: Some("a scan".to_owned()),
+            }),
+            without_effect: None,
+        };
+        let mut gone = rule(Some("old"), "10.2.0.0/16", Some("ann"));
+        gone.without_effect = Some("there is no such service now".to_owned());
+        let mut clients = Clients {
+            services: vec![api::ClientsOfService {
+                service: "ras-udp".to_owned(),
+                clients: api::ServiceClients {
+                    allow: 0,
+                    block: 2,
+                    others: Rule::Block,
+                },
+            }],
+            rules: vec![
+                rule(None, "10.1.0.0/16", Some("root")),
+                gone,
+                rule(Some("ras-udp"), "10.3.0.0/16", None),
+            ],
+        };
+
+        assert_eq!(
+            super::clients(&clients),
+            "SERVICE  CLIENTS         ARE      BY             WHEN                      WHY\n\
+             (every)  10.1.0.0/16     blocked  root           2027-01-15T08:00:00.000Z  a scan\n\
+             old      10.2.0.0/16     blocked  ann            2027-01-15T08:00:00.000Z  a scan (without effect: there is no such service now)\n\
+             ras-udp  10.3.0.0/16     blocked  configuration\n\
+             ras-udp  everybody else  blocked  configuration                            it has an allow list\n"
+        );
+        clients.rules.clear();
+        clients.services[0].clients.others = Rule::Allow;
+        assert_eq!(
+            super::clients(&clients),
+            "every service takes every client\n"
+        );
     }
 
     #[test]

@@ -8,9 +8,12 @@ use std::{
 use lb_common::limits;
 
 use super::{
+    clients::{ClientList, Placed},
     convert::quoted,
     keys::{Found, Place, Report},
-    model::{Backend, Forwarding, Node, PersistenceKey, Pool, ProbeSpec, Service, Verify, Vip},
+    model::{
+        Backend, Forwarding, Node, PersistenceKey, Pool, Prefix, ProbeSpec, Service, Verify, Vip,
+    },
     node::CAPACITY,
     suggest::nearest,
 };
@@ -41,6 +44,7 @@ impl<'a> Tables<'a> {
             self.check_snat_ports(service, report);
         }
         self.check_capacity(report);
+        self.check_client_lists(report);
         self.warn_of_unused(report);
     }
 
@@ -345,6 +349,34 @@ impl<'a> Tables<'a> {
              and backend's port ({endpoints}) need {needed}; {remedy}"
             ),
         );
+    }
+
+    /// The ranges of every list stand in one map.
+    fn check_client_lists(&self, report: &Report) {
+        let services = || self.forwarded_in_xdp().map(|service| &service.item);
+        let lists = services().map(|service| ClientList::of(service).ranges());
+        if let (Err(error), Some(last)) = (Placed::new(lists), self.last_listed()) {
+            report.fault(&last.at(&["block"]), error.to_string());
+        }
+        for service in self.forwarded_in_xdp() {
+            let (vip, allow) = (service.item.vip, &service.item.allow);
+            let of_family = |prefix: &Prefix| prefix.address.is_ipv4() == vip.is_ipv4();
+            if !allow.is_empty() && !allow.iter().any(of_family) {
+                report.warn(
+                    &service.at(&["allow"]),
+                    format!(
+                        "has no {} prefix, and \"{vip}\" is {0}: every client is refused",
+                        family(vip)
+                    ),
+                );
+            }
+        }
+    }
+
+    fn last_listed(&self) -> Option<&Found<'a, Service>> {
+        self.forwarded_in_xdp()
+            .filter(|service| !service.item.allow.is_empty() || !service.item.block.is_empty())
+            .last()
     }
 
     /// Counts (SNAT address, backend address and port) over the services in XDP. A family that has

@@ -12,8 +12,8 @@ use super::{
 ///
 /// # Errors
 ///
-/// A fault for each service that this version cannot forward, each limit that it cannot hold, and
-/// each pool that XDP cannot choose from as configured.
+/// A fault for each service that this version cannot forward, or whose clients it cannot tell
+/// apart, and each pool that XDP cannot choose from as configured.
 pub fn require_built(config: &Config) -> Result<(), ConfigErrors> {
     let mut faults = Vec::new();
     for (index, service) in config.services.iter().enumerate() {
@@ -54,16 +54,9 @@ pub(super) fn service_faults(place: &str, line: Option<usize>, service: &Service
         }
         Forwarding::Snat | Forwarding::Monitor => {}
     }
-    let limits = &service.limits;
-    for (key, limit) in [
-        ("new_flows_per_second", limits.new_flows_per_second),
-        ("new_flows_per_source", limits.new_flows_per_source),
-    ] {
-        if limit > 0 {
-            fault(format!(
-                "limits.{key} = {limit} is not built yet; remove it"
-            ));
-        }
+    let listed = !service.allow.is_empty() || !service.block.is_empty();
+    if listed && service.forwarding != Forwarding::Snat {
+        fault("allow and block are built for \"snat\" only; remove them".to_owned());
     }
     faults
 }

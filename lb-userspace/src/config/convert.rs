@@ -11,6 +11,7 @@ use std::{
 use super::{
     duration,
     model::{Pin, PortRange, Prefix},
+    prefix::PrefixError,
     raw::{Kind, Value},
     suggest::nearest,
 };
@@ -337,53 +338,9 @@ pub(super) fn outside_address(value: &Value) -> Converted<IpAddr> {
 
 /// An address prefix; a lone address stands for itself.
 pub(super) fn prefix(value: &Value) -> Converted<Prefix> {
-    let text = text(value)?;
-    let not_one = || {
-        format!(
-            "{} is not a prefix; write one such as \"10.0.0.0/8\" or \"2001:db8::/32\"",
-            quoted(text)
-        )
-    };
-    let (address, length) = match text.split_once('/') {
-        Some((address, length)) => (address, Some(length)),
-        None => (text, None),
-    };
-    let address: IpAddr = address.parse().map_err(|_| not_one())?;
-    let most: u8 = if address.is_ipv4() { 32 } else { 128 };
-    let length = match length {
-        None => most,
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            digits.parse().map_err(|_| not_one())?
-        }
-        Some(_) => return Err(not_one()),
-    };
-    if length > most {
-        return Err(format!(
-            "{} has a length beyond {most}; choose 0 to {most}",
-            quoted(text)
-        ));
-    }
-    let network = network(address, length);
-    if network != address {
-        return Err(format!(
-            "{} has bits set after the first {length}; write \"{network}/{length}\"",
-            quoted(text)
-        ));
-    }
-    Ok(Prefix { address, length })
-}
-
-fn network(address: IpAddr, length: u8) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-            IpAddr::V4((v4.to_bits() & mask).into())
-        }
-        IpAddr::V6(v6) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-            IpAddr::V6((v6.to_bits() & mask).into())
-        }
-    }
+    text(value)?
+        .parse()
+        .map_err(|error: PrefixError| error.to_string())
 }
 
 /// `"FIRST-LAST"`, or one port.

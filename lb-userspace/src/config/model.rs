@@ -295,6 +295,11 @@ pub struct Service {
     pub timeouts: Timeouts,
     /// Limits.
     pub limits: Limits,
+    /// Prefixes of clients that may come, in the order of the file, none twice and none in
+    /// `block`. Unless it is empty, everybody else is refused.
+    pub allow: Vec<Prefix>,
+    /// Prefixes of clients that are refused, in the order of the file, none twice.
+    pub block: Vec<Prefix>,
     /// Where `redirect` sends clients.
     pub redirect: Redirect,
     /// `Strict-Transport-Security` max-age; `None`: not sent.
@@ -546,8 +551,9 @@ pub struct ProxyProtocol {
     pub accept_from: Vec<Prefix>,
 }
 
-/// An address prefix; the bits after `length` are zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// An address prefix; the bits after `length` are zero. The order puts a prefix right before those
+/// that lie in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Prefix {
     /// The network.
     pub address: IpAddr,
@@ -555,10 +561,16 @@ pub struct Prefix {
     pub length: u8,
 }
 
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
-    }
+/// What a service does with the clients of a prefix.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Rule {
+    /// They may come.
+    Allow,
+    /// They are refused, and their flows end.
+    Block,
 }
 
 /// `service.timeouts`.

@@ -3,14 +3,15 @@
 mod proxy;
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
 
 use super::{
     convert, health,
-    keys::{Keys, Report},
-    model::{Forwarding, Persistence, PersistenceKey, Protocol, Service},
+    keys::{Keys, Place, Report},
+    model::{Forwarding, Persistence, PersistenceKey, Prefix, Protocol, Service},
 };
 
 const PERSISTENCE: std::ops::RangeInclusive<Duration> =
@@ -45,6 +46,8 @@ const ONLY_FOR: &[(&str, &[Forwarding])] = &[
     ("source_addresses", &[Tcp, Http]),
     ("timeouts", &[Tcp, Http, Redirect]),
     ("limits", &[Snat, Tcp, Http, Redirect]),
+    ("allow", &[Snat, Tcp, Http, Redirect]),
+    ("block", &[Snat, Tcp, Http, Redirect]),
     ("redirect", &[Redirect]),
     ("hsts", &[Http]),
     ("errors", &[Http]),
@@ -102,6 +105,7 @@ pub(super) fn read(keys: Keys<'_>, report: &Report) -> Option<Service> {
     }
     let timeouts = proxy::timeouts(keys.table("timeouts"));
     let limits = proxy::limits(keys.table("limits"), forwarding);
+    let (allow, block) = clients(&keys, report);
     let redirect = proxy::redirect(keys.table("redirect"));
     let hsts = keys.get("hsts", convert::duration(proxy::HSTS));
     let errors = proxy::errors(keys.table("errors"), report);
@@ -139,6 +143,8 @@ pub(super) fn read(keys: Keys<'_>, report: &Report) -> Option<Service> {
         source_addresses,
         timeouts,
         limits,
+        allow,
+        block,
         redirect,
         hsts,
         errors,
@@ -249,6 +255,31 @@ fn persistence(
                 .unwrap_or_else(|| DEFAULT_COOKIE.to_owned())
         }),
     })
+}
+
+/// Reads `allow` and `block`: a prefix stands in one of them, once.
+fn clients(keys: &Keys<'_>, report: &Report) -> (Vec<Prefix>, Vec<Prefix>) {
+    let mut seen: HashMap<Prefix, Place> = HashMap::new();
+    let mut read = |key: &'static str| {
+        let mut prefixes = Vec::new();
+        for (value, place) in keys.items(key).unwrap_or_default() {
+            match convert::prefix(value) {
+                Ok(prefix) => match seen.get(&prefix) {
+                    Some(first) => report.fault(
+                        &place,
+                        format!("\"{prefix}\" is also {}; remove one of them", first.path),
+                    ),
+                    None => {
+                        prefixes.push(prefix);
+                        seen.insert(prefix, place);
+                    }
+                },
+                Err(message) => report.fault(&place, message),
+            }
+        }
+        prefixes
+    };
+    (read("allow"), read("block"))
 }
 
 fn cookie_name(keys: Keys<'_>) -> Option<String> {

@@ -1,13 +1,16 @@
 //! What an event changed, for the log: each change once, as an administrator would say it.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::{
     event::{BackendName, Health},
     render,
-    state::{CheckState, DesiredState},
+    state::{Author, CheckState, ClientsWish, DesiredState},
 };
-use crate::config::model::AdminState;
+use crate::config::model::{AdminState, Prefix, Rule, Service};
+
+/// Prefixes that a line of the log names; there may be thousands.
+const PREFIXES_SHOWN: usize = 8;
 
 /// How much a change matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +82,22 @@ pub enum Change {
     },
     /// Names wait for a number, or do not any more.
     Waiting(Vec<String>),
+    /// An administrator blocked, allowed or forgot clients.
+    Clients {
+        /// Who shall be what.
+        wish: ClientsWish,
+        /// By whom and why.
+        author: Author,
+    },
+    /// The configuration has other lists of clients for a service.
+    Lists {
+        /// The service.
+        service: String,
+        /// Prefixes that it allows.
+        allow: usize,
+        /// Prefixes that it blocks.
+        block: usize,
+    },
 }
 
 impl Change {
@@ -101,7 +120,9 @@ impl Change {
             | Self::Weight { .. }
             | Self::Drained(_)
             | Self::Served { .. }
-            | Self::Waiting(_) => Level::Info,
+            | Self::Waiting(_)
+            | Self::Clients { .. }
+            | Self::Lists { .. } => Level::Info,
         }
     }
 
@@ -115,7 +136,9 @@ impl Change {
             | Self::Admin { backend, .. }
             | Self::Weight { backend, .. }
             | Self::Drained(backend) => Some(backend),
-            Self::Served { .. } | Self::Waiting(_) => None,
+            Self::Served { .. } | Self::Waiting(_) | Self::Clients { .. } | Self::Lists { .. } => {
+                None
+            }
         }
     }
 }
@@ -198,7 +221,46 @@ impl fmt::Display for Change {
                  ended",
                 names.join(", ")
             ),
+            Self::Clients { wish, author } => write_clients(wish, author, f),
+            Self::Lists {
+                service,
+                allow,
+                block,
+            } => {
+                let others = if *allow > 0 { "refused" } else { "allowed" };
+                write!(
+                    f,
+                    "the configuration of {service} allows {allow} and blocks {block} prefixes of \
+                     clients; everybody else is {others}"
+                )
+            }
         }
+    }
+}
+
+fn write_clients(wish: &ClientsWish, author: &Author, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str(match wish.to {
+        Some(Rule::Block) => "blocked",
+        Some(Rule::Allow) => "allowed",
+        None => "neither blocked nor allowed at run time any more",
+    })?;
+    match &wish.service {
+        Some(service) => write!(f, " on {service}: ")?,
+        None => f.write_str(" on every service: ")?,
+    }
+    let shown: Vec<String> = wish
+        .prefixes
+        .iter()
+        .take(PREFIXES_SHOWN)
+        .map(ToString::to_string)
+        .collect();
+    f.write_str(&shown.join(", "))?;
+    if let Some(more @ 1..) = wish.prefixes.len().checked_sub(PREFIXES_SHOWN) {
+        write!(f, " and {more} more")?;
+    }
+    match &author.reason {
+        Some(reason) => write!(f, " ({}: {reason})", author.by),
+        None => write!(f, " ({})", author.by),
     }
 }
 
@@ -266,6 +328,7 @@ pub fn changes(before: &DesiredState, after: &DesiredState) -> Vec<Change> {
         }
     }
     served_changes(before, after, &mut changes);
+    list_changes(before, after, &mut changes);
     let waiting = after.waiting();
     if before.waiting() != waiting {
         changes.push(Change::Waiting(waiting));
@@ -325,6 +388,28 @@ fn served_changes(before: &DesiredState, after: &DesiredState, changes: &mut Vec
                 .map(|service| service.name.clone())
                 .collect(),
         });
+    }
+}
+
+const NO_LISTS: (&[Prefix], &[Prefix]) = (&[], &[]);
+
+fn lists(service: &Service) -> (&[Prefix], &[Prefix]) {
+    (&service.allow, &service.block)
+}
+
+fn list_changes(before: &DesiredState, after: &DesiredState, changes: &mut Vec<Change>) {
+    if Arc::ptr_eq(&before.config, &after.config) {
+        return;
+    }
+    for service in after.snat_services() {
+        let former = before.snat_services().find(|of| of.name == service.name);
+        if former.map_or(NO_LISTS, |former| lists(former)) != lists(service) {
+            changes.push(Change::Lists {
+                service: service.name.clone(),
+                allow: service.allow.len(),
+                block: service.block.len(),
+            });
+        }
     }
 }
 

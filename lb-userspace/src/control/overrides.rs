@@ -1,4 +1,4 @@
-//! What was changed at run time: admin states and weights, by whom, when and why.
+//! What was changed at run time: admin states, weights and lists of clients, by whom, when and why.
 //!
 //! They live in `admin.json` in the state directory and survive restarts. The file is replaced as
 //! a whole, so a crash leaves the old or the new one.
@@ -8,22 +8,83 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::event::BackendName;
-use crate::{config::model::AdminState, telemetry};
+use crate::{
+    config::model::{AdminState, Prefix, Rule},
+    telemetry,
+};
 
 /// Name of the file in the state directory.
 const FILE: &str = "admin.json";
 /// Version of its form.
 const VERSION: u32 = 1;
 
-/// Run-time changes by backend.
+/// Run-time changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Overrides(BTreeMap<BackendName, Override>);
+pub struct Overrides {
+    backends: BTreeMap<BackendName, Override>,
+    /// There may be many, and every event copies the state.
+    clients: Arc<ClientRules>,
+}
+
+/// What was said of clients at run time.
+///
+/// A rule of a service outranks one of every service, which outranks the configuration's, where
+/// the prefix is the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientRules(BTreeMap<Option<String>, BTreeMap<Prefix, Change<Rule>>>);
+
+impl ClientRules {
+    /// Returns the rules of one service, or with `None` those of every service.
+    #[must_use]
+    pub fn of(&self, service: Option<&str>) -> Option<&BTreeMap<Prefix, Change<Rule>>> {
+        self.0.get(&service.map(ToOwned::to_owned))
+    }
+
+    /// Iterates over all rules, those of every service first: service, prefix, rule.
+    pub fn iter(&self) -> impl Iterator<Item = (Option<&str>, Prefix, &Change<Rule>)> {
+        self.0.iter().flat_map(|(service, rules)| {
+            rules
+                .iter()
+                .map(move |(prefix, rule)| (service.as_deref(), *prefix, rule))
+        })
+    }
+
+    /// Returns how many rules there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.values().map(BTreeMap::len).sum()
+    }
+
+    /// Sets the rule of a prefix. One of every service takes the place of the services' own: who
+    /// blocks an address everywhere means it.
+    pub fn set(&mut self, service: Option<&str>, prefix: Prefix, rule: Change<Rule>) {
+        if service.is_none() {
+            self.forget(None, &prefix);
+        }
+        let rules = self.0.entry(service.map(ToOwned::to_owned)).or_default();
+        rules.insert(prefix, rule);
+    }
+
+    /// Forgets the rule of a prefix: the service's own, or with `None` every one that there is.
+    /// Returns whether there was any.
+    pub fn forget(&mut self, service: Option<&str>, prefix: &Prefix) -> bool {
+        let mut found = false;
+        self.0.retain(|of, rules| {
+            if service.is_none() || of.as_deref() == service {
+                found |= rules.remove(prefix).is_some();
+            }
+            !rules.is_empty()
+        });
+        found
+    }
+}
 
 /// What was changed of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +117,8 @@ pub struct Change<T> {
 struct Stored {
     version: u32,
     backends: Vec<StoredBackend>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    clients: Vec<StoredRule>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,32 +129,53 @@ struct StoredBackend {
     changes: Override,
 }
 
+/// A rule without a service is one of every service.
+#[derive(Serialize, Deserialize)]
+struct StoredRule {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
+    prefix: Prefix,
+    #[serde(flatten)]
+    rule: Change<Rule>,
+}
+
 impl Overrides {
+    /// Returns what was said of clients.
+    #[must_use]
+    pub fn clients(&self) -> &Arc<ClientRules> {
+        &self.clients
+    }
+
+    /// Replaces what was said of clients.
+    pub fn set_clients(&mut self, clients: ClientRules) {
+        self.clients = Arc::new(clients);
+    }
+
     /// Returns what was changed of a backend.
     #[must_use]
     pub fn get(&self, backend: &BackendName) -> Option<&Override> {
-        self.0.get(backend)
+        self.backends.get(backend)
     }
 
     /// Changes, or with `None` forgets, the admin state of a backend.
     pub fn set_state(&mut self, backend: &BackendName, change: Option<Change<AdminState>>) {
-        self.0.entry(backend.clone()).or_default().state = change;
+        self.backends.entry(backend.clone()).or_default().state = change;
         self.drop_empty();
     }
 
     /// Changes, or with `None` forgets, the weight of a backend.
     pub fn set_weight(&mut self, backend: &BackendName, change: Option<Change<u16>>) {
-        self.0.entry(backend.clone()).or_default().weight = change;
+        self.backends.entry(backend.clone()).or_default().weight = change;
         self.drop_empty();
     }
 
     /// Forgets what was changed of backends that `keep` refuses.
     pub fn retain(&mut self, keep: impl Fn(&BackendName) -> bool) {
-        self.0.retain(|backend, _| keep(backend));
+        self.backends.retain(|backend, _| keep(backend));
     }
 
     fn drop_empty(&mut self) {
-        self.0
+        self.backends
             .retain(|_, change| change.state.is_some() || change.weight.is_some());
     }
 }
@@ -124,7 +208,8 @@ pub fn load(directory: &Path) -> Loaded {
             return Loaded {
                 overrides: Overrides::default(),
                 warning: Some(format!(
-                    "cannot read {}: {error}; admin states are those of the configuration",
+                    "cannot read {}: {error}; admin states and lists of clients are those of the \
+                     configuration",
                     path.display()
                 )),
             };
@@ -132,7 +217,12 @@ pub fn load(directory: &Path) -> Loaded {
     };
     let fault = match serde_json::from_slice::<Stored>(&text) {
         Ok(stored) if stored.version == VERSION => {
-            let overrides = stored
+            let mut clients = ClientRules::default();
+            for stored in stored.clients {
+                let rules = clients.0.entry(stored.service).or_default();
+                rules.insert(stored.prefix, stored.rule);
+            }
+            let backends = stored
                 .backends
                 .into_iter()
                 .map(|stored| {
@@ -143,7 +233,10 @@ pub fn load(directory: &Path) -> Loaded {
                 })
                 .collect();
             return Loaded {
-                overrides: Overrides(overrides),
+                overrides: Overrides {
+                    backends,
+                    clients: Arc::new(clients),
+                },
                 warning: None,
             };
         }
@@ -158,7 +251,8 @@ pub fn load(directory: &Path) -> Loaded {
     Loaded {
         overrides: Overrides::default(),
         warning: Some(format!(
-            "cannot understand {}: {fault}; {kept}; admin states are those of the configuration",
+            "cannot understand {}: {fault}; {kept}; admin states and lists of clients are those of \
+             the configuration",
             path.display()
         )),
     }
@@ -183,12 +277,21 @@ pub fn save(overrides: &Overrides, directory: &Path) -> Result<(), SaveError> {
     let stored = Stored {
         version: VERSION,
         backends: overrides
-            .0
+            .backends
             .iter()
             .map(|(backend, changes)| StoredBackend {
                 pool: backend.pool.clone(),
                 backend: backend.backend.clone(),
                 changes: changes.clone(),
+            })
+            .collect(),
+        clients: overrides
+            .clients
+            .iter()
+            .map(|(service, prefix, rule)| StoredRule {
+                service: service.map(ToOwned::to_owned),
+                prefix,
+                rule: rule.clone(),
             })
             .collect(),
     };
@@ -258,7 +361,24 @@ mod tests {
                 reason: None,
             }),
         );
+        let mut clients = ClientRules::default();
+        clients.set(None, prefix("10.0.0.0/8"), rule(Rule::Block));
+        clients.set(Some("ras-udp"), prefix("10.1.2.3"), rule(Rule::Allow));
+        overrides.set_clients(clients);
         overrides
+    }
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().expect("a prefix")
+    }
+
+    fn rule(to: Rule) -> Change<Rule> {
+        Change {
+            to,
+            by: "root".to_owned(),
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            reason: Some("a scan".to_owned()),
+        }
     }
 
     #[test]
@@ -289,6 +409,7 @@ mod tests {
             "{",
             "[]",
             r#"{"version":9,"backends":[]}"#,
+            r#"{"version":1,"backends":[],"clients":[{"prefix":"10.1.2.3/8","to":"block","by":"x","at":"2027-01-15T08:00:00Z"}]}"#,
             r#"{"version":1,"backends":[{"pool":"p","backend":"b","state":{"to":"active","by":"x","at":"yesterday"}}]}"#,
         ] {
             let directory = tempfile::tempdir().expect("a directory");
@@ -323,6 +444,59 @@ mod tests {
         overrides.set_state(&BackendName::new("ras", "gw1"), None);
         overrides.set_weight(&BackendName::new("ras", "gw2"), None);
 
+        overrides.set_clients(ClientRules::default());
+
         assert_eq!(overrides, Overrides::default());
+    }
+
+    #[test]
+    fn a_file_without_lists_of_clients_is_understood() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let text = r#"{"version":1,"backends":[]}"#;
+        fs::write(directory.path().join(FILE), text).expect("written");
+
+        let loaded = load(directory.path());
+
+        assert_eq!(loaded.warning, None);
+        assert_eq!(loaded.overrides, Overrides::default());
+    }
+
+    #[test]
+    fn a_rule_of_every_service_takes_the_place_of_their_own() {
+        let mut rules = ClientRules::default();
+        let client = prefix("10.1.2.3");
+        rules.set(Some("a"), client, rule(Rule::Allow));
+        rules.set(Some("b"), client, rule(Rule::Block));
+        rules.set(Some("b"), prefix("10.1.2.4"), rule(Rule::Block));
+
+        rules.set(None, client, rule(Rule::Block));
+
+        let left: Vec<(Option<&str>, String)> = rules
+            .iter()
+            .map(|(service, prefix, _)| (service, prefix.to_string()))
+            .collect();
+        assert_eq!(
+            left,
+            [
+                (None, "10.1.2.3/32".to_owned()),
+                (Some("b"), "10.1.2.4/32".to_owned())
+            ]
+        );
+    }
+
+    #[test]
+    fn forgetting_without_a_service_forgets_every_rule_of_the_prefix() {
+        let mut rules = ClientRules::default();
+        let client = prefix("10.1.2.3");
+        rules.set(None, client, rule(Rule::Block));
+        rules.set(Some("a"), client, rule(Rule::Allow));
+
+        assert!(!rules.forget(Some("b"), &client));
+        assert!(rules.forget(Some("a"), &client));
+        assert_eq!(rules.count(), 1);
+        rules.set(Some("a"), client, rule(Rule::Allow));
+        assert!(rules.forget(None, &client));
+        assert_eq!(rules, ClientRules::default());
+        assert!(!rules.forget(None, &client));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::pool::Pool;
+use lb_common::{limits::MAX_RANGES, pool::Pool};
 
 use crate::dataplane::image::{Image, MapOp};
 
@@ -32,6 +32,7 @@ pub fn plan(present: &Image, target: Image) -> Plan {
     write_backends(present, &outcome, &mut operations);
     write_pools(present, &outcome, &mut operations);
     remove_backends(present, &outcome, true, &mut operations);
+    write_ranges(present, &outcome, &mut operations);
     write_services(present, &outcome, &mut operations);
     remove(present, &outcome, &mut operations);
     Plan {
@@ -40,7 +41,8 @@ pub fn plan(present: &Image, target: Image) -> Plan {
     }
 }
 
-/// Chooses the half of each table: the one in use if it is right already, else the other.
+/// Chooses the half of each table and of the ranges: the one in use if it is right already, else
+/// the other.
 fn with_halves(present: &Image, mut target: Image) -> Image {
     for (number, pool) in &mut target.pools {
         pool.pool.half = match present.pools.get(number) {
@@ -48,6 +50,18 @@ fn with_halves(present: &Image, mut target: Image) -> Image {
             Some(former) if former.table == pool.table => former.pool.half,
             Some(former) => former.pool.half ^ 1,
         };
+    }
+    let ranges = &mut target.ranges;
+    let former = &present.ranges;
+    ranges.half = match (former.entries.is_empty(), ranges.entries.is_empty()) {
+        (true, _) | (_, true) => 0,
+        _ if former.entries == ranges.entries => former.half,
+        _ => former.half ^ 1,
+    };
+    for service in target.services.values_mut() {
+        if service.ranges_count > 0 {
+            service.ranges_first += target.ranges.half * MAX_RANGES;
+        }
     }
     target
 }
@@ -108,6 +122,16 @@ fn write_pools(present: &Image, target: &Image, operations: &mut Vec<MapOp>) {
         if former.map(|former| &former.pool) != Some(&pool.pool) {
             operations.push(MapOp::Pool(number, Box::new(pool.pool)));
         }
+    }
+}
+
+fn write_ranges(present: &Image, target: &Image, operations: &mut Vec<MapOp>) {
+    let ranges = &target.ranges;
+    if !ranges.entries.is_empty() && *ranges != present.ranges {
+        operations.push(MapOp::Ranges {
+            half: ranges.half,
+            entries: ranges.entries.clone(),
+        });
     }
 }
 

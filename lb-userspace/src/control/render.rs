@@ -1,6 +1,7 @@
 //! What the maps shall hold for a desired state. Pure.
 //!
-//! The half of each pool's table is not decided here: [`mod@super::plan`] knows which one is in use.
+//! The halves of the pools' tables and of the ranges are not decided here: [`mod@super::plan`] knows
+//! which are in use.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     config::model::{AdminState, Backend, PersistenceKey, Pool, Service},
     dataplane::{
-        image::{Image, PoolImage},
+        image::{Image, PoolImage, RangesImage},
         sweep::SweepSettings,
     },
 };
@@ -50,6 +51,10 @@ impl Tables {
 pub fn render(state: &DesiredState, tables: &mut Tables) -> Image {
     let mut image = Image {
         settings: settings(state),
+        ranges: RangesImage {
+            half: 0,
+            entries: Arc::clone(&state.client_ranges.all),
+        },
         ..Image::default()
     };
     for pool in &state.config.pools {
@@ -106,6 +111,14 @@ pub fn sweep_settings(state: &DesiredState, image: &Image) -> SweepSettings {
         flow_timeout_unreplied_s: seconds(node.flow_timeout_unreplied),
         affinity_timeouts_s,
         backends: image.backends.keys().copied().collect(),
+        ranges: state
+            .snat_services()
+            .filter_map(|service| {
+                let number = u8::try_from(state.service_number(service)?).ok()?;
+                let (_, ranges) = state.client_ranges.of(&service.name)?;
+                Some((number, Arc::clone(ranges)))
+            })
+            .collect(),
     }
 }
 
@@ -324,6 +337,10 @@ fn services_down(state: &DesiredState, known: &BackendState) -> [u32; SERVICE_WO
 fn kernel_service(state: &DesiredState, service: &Service) -> Option<(ServiceKey, KernelService)> {
     let identity = ServiceIdentity::of(service)?;
     let persistence = &service.persistence;
+    let (ranges_first, ranges_count) = match state.client_ranges.of(&service.name) {
+        Some((first, ranges)) => (first, u32::try_from(ranges.len()).unwrap_or(u32::MAX)),
+        None => (0, 0),
+    };
     let key = ServiceKey::new(addr::bytes(identity.vip), identity.port, identity.protocol);
     let value = KernelService {
         id: state.service_number(service)?,
@@ -338,8 +355,8 @@ fn kernel_service(state: &DesiredState, service: &Service) -> Option<(ServiceKey
         ipv4_prefix: 96 + persistence.ipv4_prefix.min(32),
         ipv6_prefix: persistence.ipv6_prefix.min(128),
         _reserved: [0; 2],
-        ranges_first: 0,
-        ranges_count: 0,
+        ranges_first,
+        ranges_count,
         new_flows_per_second: service.limits.new_flows_per_second,
         new_flows_per_source: service.limits.new_flows_per_source,
         name: name(&service.name),

@@ -4,9 +4,10 @@
 //! give numbers to what needs one; [`mod@super::render`] says what the maps shall hold.
 //!
 //! The submodules: `start` (from a configuration and what a former daemon left), `transitions`
-//! (what the events do), `reload` (a changed configuration), `settle` (numbers), `way` (how
-//! backends are reached).
+//! (what the events do), `clients` (whom services take), `reload` (a changed configuration),
+//! `settle` (numbers), `way` (how backends are reached).
 
+mod clients;
 mod reload;
 mod settle;
 mod start;
@@ -33,6 +34,7 @@ use crate::{
 };
 
 pub use self::{
+    clients::{ClientRanges, ClientsError, ClientsWish, Refuser},
     reload::Refusal,
     transitions::{Author, TargetError},
     way::Way,
@@ -61,6 +63,8 @@ pub struct DesiredState {
     pub links: BTreeMap<String, Link>,
     /// What was changed at run time.
     pub overrides: Overrides,
+    /// Whom each service takes, as the maps say it.
+    pub client_ranges: Arc<ClientRanges>,
     /// What the last sweep found.
     pub sweep: SweepReport,
 }

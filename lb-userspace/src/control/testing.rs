@@ -152,6 +152,8 @@ pub(crate) fn service(name: &str, vip: &str, port: u16, pool: &str) -> Service {
             new_flows_per_second: 0,
             new_flows_per_source: 0,
         },
+        allow: Vec::new(),
+        block: Vec::new(),
         redirect: Redirect {
             status: 301,
             hosts: Vec::new(),

@@ -236,6 +236,36 @@ async fn a_change_at_run_time_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn blocked_clients_reach_the_maps_the_sweeper_and_the_disk() {
+    let site = Site::start();
+    site.all_serve().await;
+    let wish = ClientsWish {
+        service: None,
+        prefixes: vec!["10.1.0.0/16".parse().expect("a prefix")],
+        to: Some(crate::config::model::Rule::Block),
+    };
+
+    let done = site.handle.change_clients(wish, root()).await;
+
+    done.expect("nothing refuses it");
+    let image = site.image();
+    assert_eq!(image.ranges.entries.len(), 3);
+    let named = image.services.values().map(|service| service.ranges_count);
+    assert_eq!(named.collect::<Vec<_>>(), [0, 3], "the marker has none");
+    let sweep = site.sweep.load();
+    assert_eq!(
+        sweep.ranges.keys().copied().collect::<Vec<_>>(),
+        [0],
+        "the service's number"
+    );
+    let client = lb_common::addr::bytes(ip("10.1.2.3"));
+    assert!(lb_common::guard::is_blocked(&sweep.ranges[&0], &client));
+    let stored = overrides::load(&site.config().state.directory);
+    assert_eq!(stored.overrides, site.handle.snapshot().state.overrides);
+    assert_eq!(stored.overrides.clients().count(), 1);
+}
+
+#[tokio::test]
 async fn a_change_that_cannot_be_kept_is_in_force_and_says_so() {
     let site = Site::start();
     let blocked = site.config().state.directory.join("admin.json.new");

@@ -2,9 +2,18 @@
 
 use std::net::IpAddr;
 
+use lb_common::{guard::Range, limits::MAX_RANGES, service::Service};
+
 use super::{
     Attachment, CounterSnapshot, Dataplane, DataplaneError, FlowView,
-    image::{Image, MapOp, PoolImage},
+    image::{Image, MapOp, PoolImage, RangesImage},
+};
+
+/// An entry of `ranges` that was never written.
+const NO_RANGE: Range = Range {
+    start: [0; 16],
+    blocked: 0,
+    _reserved: 0,
 };
 
 /// Keeps an image in memory and every operation it was given.
@@ -16,6 +25,19 @@ pub struct Fake {
     pub applied: Vec<MapOp>,
     /// Tables written, by pool and half.
     tables: std::collections::BTreeMap<(u16, u32), std::sync::Arc<[u32]>>,
+    /// Both halves of `ranges`.
+    ranges: [Vec<Range>; 2],
+}
+
+impl Fake {
+    /// Returns the ranges that a service names; what was never written is missing.
+    #[must_use]
+    pub fn ranges_of(&self, service: &Service) -> &[Range] {
+        let half = &self.ranges[usize::from(service.ranges_first >= MAX_RANGES)];
+        let first = (service.ranges_first % MAX_RANGES) as usize;
+        let end = first + service.ranges_count as usize;
+        half.get(first..end.min(half.len())).unwrap_or_default()
+    }
 }
 
 impl Dataplane for Fake {
@@ -61,8 +83,19 @@ impl Dataplane for Fake {
                 MapOp::RemoveService(key) => {
                     image.services.remove(&key);
                 }
+                MapOp::Ranges { half, entries } => {
+                    let held = &mut self.ranges[half as usize];
+                    held.resize(held.len().max(entries.len()), NO_RANGE);
+                    held[..entries.len()].copy_from_slice(&entries);
+                }
                 MapOp::ClearServiceCounters(_) | MapOp::ClearBackendCounters(_) => {}
             }
+            let held = &self.ranges;
+            let read = |half: u32, count: u32| {
+                let held = &held[half as usize];
+                held[..held.len().min(count as usize)].into()
+            };
+            image.ranges = RangesImage::named(&image.services, read);
         }
         Ok(())
     }

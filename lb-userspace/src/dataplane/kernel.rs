@@ -37,9 +37,9 @@ use super::{
     Attachment, CounterSnapshot, Dataplane, DataplaneError, FlowView,
     attach::{self, Mode},
     clock,
-    image::{Image, MapOp, PoolImage},
+    image::{Image, MapOp, PoolImage, RangesImage},
     layout,
-    records::{Maglev, Records},
+    records::{Maglev, Ranges, Records},
     sweep,
 };
 
@@ -98,6 +98,7 @@ pub struct Kernel {
     stats: PerCpuArray<MapData, Counters>,
     drops: PerCpuArray<MapData, u64>,
     maglev: Maglev,
+    ranges: Ranges,
     records: Records,
 }
 
@@ -146,6 +147,7 @@ impl Kernel {
             .map_err(|e| failed("open the map drops", e))?;
         let mut kernel = Self {
             maglev: Maglev::map(&directory.join(map_names::MAGLEV))?,
+            ranges: Ranges::map(&directory.join(map_names::RANGES))?,
             records: Records::map(&directory.join(map_names::RECORDS), options.max_flows)?,
             options,
             ebpf,
@@ -282,6 +284,10 @@ impl Kernel {
                 self.maglev.write(*pool, *half, table);
                 Ok(())
             }
+            MapOp::Ranges { half, entries } => {
+                self.ranges.write(*half, entries);
+                Ok(())
+            }
             MapOp::Pool(id, pool) => self.pools.set(u32::from(*id), **pool, 0),
             MapOp::RemovePool(id) => self.pools.set(u32::from(*id), FREE_POOL, 0),
             // A slot says nothing while no endpoint leads to it.
@@ -325,6 +331,8 @@ impl Dataplane for Kernel {
             let (key, service) = entry.map_err(|e| failed("read services", e))?;
             image.services.insert(key, service);
         }
+        image.ranges =
+            RangesImage::named(&image.services, |half, count| self.ranges.read(half, count));
         for entry in self.endpoints.iter() {
             let (key, endpoint) = entry.map_err(|e| failed("read endpoints", e))?;
             image.endpoints.insert(key, endpoint);
@@ -627,6 +635,12 @@ fn describe(operation: &MapOp) -> String {
         MapOp::Table { pool, half, table } => {
             debug_assert_eq!(table.len(), MAGLEV_SLOTS as usize);
             format!("the change of half {half} of pool {pool}'s table")
+        }
+        MapOp::Ranges { half, entries } => {
+            format!(
+                "the change of half {half} of ranges, {} entries",
+                entries.len()
+            )
         }
         MapOp::Pool(id, _) => format!("the change of pool {id}"),
         MapOp::RemovePool(id) => format!("the removal of pool {id}"),

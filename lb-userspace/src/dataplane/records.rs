@@ -1,4 +1,5 @@
-//! The mapped arrays: `records`, shared with the packets, and `maglev`, which only we write.
+//! The mapped arrays: `records`, shared with the packets, and `maglev` and `ranges`, which only we
+//! write.
 //!
 //! The only code of the daemon that reads and writes the kernel's memory directly.
 #![expect(
@@ -17,7 +18,8 @@ use std::{
 
 use aya::maps::MapData;
 use lb_common::{
-    limits::{MAGLEV_ENTRIES, MAGLEV_SLOTS},
+    guard::Range,
+    limits::{MAGLEV_ENTRIES, MAGLEV_SLOTS, MAX_RANGES, RANGE_ENTRIES},
     pool::maglev_index,
     record::{Claim, Record},
 };
@@ -150,6 +152,51 @@ impl Maglev {
                     .add(index as usize * stride::<u32>())
                     .cast(),
             )
+        }
+    }
+}
+
+/// `ranges`, mapped.
+pub(super) struct Ranges {
+    mapping: MmapRaw,
+}
+
+impl Ranges {
+    /// Maps the pinned array.
+    pub(super) fn map(path: &Path) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            mapping: map(path, RANGE_ENTRIES as usize * stride::<Range>())?,
+        })
+    }
+
+    /// Writes the beginning of a half.
+    pub(super) fn write(&self, half: u32, entries: &[Range]) {
+        for (place, range) in (0..MAX_RANGES).zip(entries) {
+            // SAFETY: inside the mapping and aligned. Packets do not read this half; volatile and
+            // no reference, as the kernel has the same memory.
+            unsafe { self.pointer(half, place).write_volatile(*range) }
+        }
+        // The services' values are written by system calls after this; that orders the two.
+    }
+
+    /// Returns the first `count` entries of a half.
+    pub(super) fn read(&self, half: u32, count: u32) -> Arc<[Range]> {
+        (0..count.min(MAX_RANGES))
+            // SAFETY: inside the mapping and aligned; every bit pattern is a range, and only we
+            // write here.
+            .map(|place| unsafe { self.pointer(half, place).read_volatile() })
+            .collect()
+    }
+
+    fn pointer(&self, half: u32, place: u32) -> *mut Range {
+        let index = half * MAX_RANGES + place;
+        assert!(index < RANGE_ENTRIES, "range {index} of {RANGE_ENTRIES}");
+        // SAFETY: the mapping has `RANGE_ENTRIES` values, and the index is below that.
+        unsafe {
+            self.mapping
+                .as_mut_ptr()
+                .add(index as usize * stride::<Range>())
+                .cast()
         }
     }
 }

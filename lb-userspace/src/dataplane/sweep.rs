@@ -18,6 +18,7 @@ use lb_common::{
     addr::{is_mapped, unmapped},
     affinity::{Affinity, AffinityKey, lifetime_s},
     flow::{Flow, FlowKey, FlowKey6},
+    guard::Range,
     limits::SNAT_QUARANTINE_S,
     map_names,
     record::{Claim, Record, State},
@@ -46,6 +47,9 @@ pub struct SweepSettings {
     pub affinity_timeouts_s: BTreeMap<u32, u32>,
     /// Backend numbers in use; clients of others are forgotten.
     pub backends: std::collections::BTreeSet<u16>,
+    /// By service number: the ranges of clients whose flows may stay or end; services that take
+    /// everybody are missing.
+    pub ranges: BTreeMap<u8, Arc<[Range]>>,
 }
 
 /// Settings that another task may replace.

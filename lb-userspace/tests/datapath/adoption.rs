@@ -1,10 +1,11 @@
 //! A daemon after a daemon: pins that fit are adopted with all their flows, others are refused.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
-use lb_common::map_names;
+use lb_common::{guard::Range, limits::MAX_RANGES, map_names};
 use lb_userspace::dataplane::{
     Dataplane as _, DataplaneError,
+    image::{MapOp, RangesImage},
     kernel::{Kernel, Options, remove_pins},
 };
 
@@ -12,7 +13,7 @@ use crate::harness::{
     namespaces,
     packet::Packet,
     pins::Pins,
-    plan::{CLIENT, CLIENT6, GATEWAY1, VIP, VIP6},
+    plan::{CLIENT, CLIENT6, GATEWAY1, SERVICE, VIP, VIP6},
     site::{Site, Verdict, from_client, options},
 };
 
@@ -49,6 +50,41 @@ fn flows_clients_and_counters_survive_the_daemon() {
             assert_eq!(forward(&mut next, packet), *before);
             assert_eq!(site.answer(before).destination, packet.source);
         }
+    });
+}
+
+#[test]
+fn lists_of_clients_are_read_back_from_the_half_that_services_name() {
+    Site::with(|site| {
+        let range = |first: u8, blocked: u32| Range {
+            start: [first; 16],
+            blocked,
+            _reserved: 0,
+        };
+        let unused: Arc<[Range]> = (0..9).map(|first| range(first, 0)).collect();
+        let named: Arc<[Range]> = [range(0, 0), range(7, 1), range(9, 0)].into();
+        for (half, entries) in [(0, unused), (1, named.clone())] {
+            site.apply(MapOp::Ranges { half, entries });
+        }
+        let before = site.kernel.image().expect("an image");
+        assert_eq!(before.ranges, RangesImage::default(), "nobody names any");
+
+        site.service(SERVICE, |service| {
+            service.ranges_first = MAX_RANGES;
+            service.ranges_count = 3;
+        });
+        let next = Kernel::open(site.options.clone()).expect("the same data path");
+
+        let ranges = next.image().expect("an image").ranges;
+        assert_eq!((ranges.half, ranges.entries), (1, named));
+        let last: Arc<[Range]> = vec![range(1, 1); MAX_RANGES as usize].into();
+        site.apply(MapOp::Ranges {
+            half: 1,
+            entries: last.clone(),
+        });
+        site.service(SERVICE, |service| service.ranges_count = MAX_RANGES);
+        let ranges = next.image().expect("an image").ranges;
+        assert!(ranges.entries == last, "the map holds a whole half");
     });
 }
 

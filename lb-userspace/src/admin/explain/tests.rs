@@ -114,6 +114,80 @@ fn nobody_eligible_is_told() {
     assert_eq!(told.backend, None);
 }
 
+fn say(state: &mut DesiredState, to: crate::config::model::Rule, prefix: &str) {
+    let wish = crate::control::state::ClientsWish {
+        service: None,
+        prefixes: vec![prefix.parse().expect("a prefix")],
+        to: Some(to),
+    };
+    let author = crate::control::state::Author {
+        by: "root".to_owned(),
+        at: testing::now(),
+        reason: Some("a scan".to_owned()),
+    };
+    state
+        .change_clients(&wish, &author)
+        .expect("it may be said");
+}
+
+#[test]
+fn a_blocked_client_is_told_by_whom_and_why() {
+    let blocked = after(|state| say(state, api::Rule::Block, "10.9.0.0/16"));
+
+    let told = asked(&blocked, Some((1, 5)));
+
+    assert_eq!(told.because, api::Because::Blocked);
+    assert_eq!(told.backend, None);
+    assert_eq!(
+        told.why,
+        "10.9.0.0/16 was blocked by root at 2027-01-15T08:00:00.000Z: a scan"
+    );
+    let refused = told.refused.expect("it is refused");
+    assert_eq!(
+        refused.prefix.map(|prefix| prefix.to_string()).as_deref(),
+        Some("10.9.0.0/16")
+    );
+    assert_eq!(
+        refused.change.map(|change| change.by).as_deref(),
+        Some("root")
+    );
+    let excepted = after(|state| {
+        say(state, api::Rule::Block, "10.9.0.0/16");
+        say(state, api::Rule::Allow, CLIENT);
+    });
+    let told = asked(&excepted, None);
+    assert_eq!(
+        (told.because, told.refused),
+        (api::Because::SourceHash, None)
+    );
+}
+
+#[test]
+fn a_client_that_the_configuration_refuses_is_told_so() {
+    let of = |allow: &[&str], block: &[&str]| {
+        let mut config = testing::ras();
+        let mut service = (*config.services[0]).clone();
+        let read = |list: &[&str]| -> Vec<api::Prefix> {
+            list.iter()
+                .map(|text| text.parse().expect("a prefix"))
+                .collect()
+        };
+        (service.allow, service.block) = (read(allow), read(block));
+        config.services = vec![Arc::new(service)];
+        let snapshot = after(|state| state.reload(config.into(), testing::now()).expect("it may"));
+        asked(&snapshot, None).why
+    };
+
+    assert_eq!(
+        of(&[], &["10.9.9.0/24"]),
+        "the configuration blocks 10.9.9.0/24"
+    );
+    assert_eq!(
+        of(&["192.0.2.0/24"], &[]),
+        "the service allows some clients only, and no prefix that it allows covers this one"
+    );
+}
+
 #[test]
 fn services_of_the_other_family_have_nothing_to_say() {
     let held = Held {

@@ -262,3 +262,92 @@ async fn the_socket_goes_with_the_daemon_and_the_client_says_what_to_do() {
         )
     );
 }
+
+fn wanted(action: api::ClientsAction, prefixes: &[&str]) -> api::ChangeClients {
+    api::ChangeClients {
+        action,
+        prefixes: prefixes
+            .iter()
+            .map(|text| text.parse().expect("a prefix"))
+            .collect(),
+        service: None,
+        reason: Some("a scan".to_owned()),
+    }
+}
+
+#[tokio::test]
+async fn clients_are_blocked_and_forgotten_by_the_user_behind_the_socket() {
+    let daemon = Daemon::start();
+    let prefixes = ["10.1.0.0/16", "10.1.2.3/32"];
+
+    let blocked = wanted(api::ClientsAction::Block, &prefixes);
+    let changed = daemon.client.change_clients(&blocked).await.expect("done");
+
+    assert_eq!((changed.prefixes, changed.service), (2, None));
+    let listed = daemon.client.clients().await.expect("an answer");
+    assert_eq!(listed.services[0].clients.block, 2);
+    let rule = &listed.rules[0];
+    assert_eq!(
+        (rule.service.clone(), rule.prefix.to_string(), rule.rule),
+        (None, "10.1.0.0/16".to_owned(), api::Rule::Block)
+    );
+    let change = rule.change.as_ref().expect("said at run time");
+    assert_eq!(change.reason.as_deref(), Some("a scan"));
+    assert!(!change.by.is_empty());
+    let status = daemon.client.status().await.expect("an answer");
+    let in_force = status.services[0].clients.as_ref().expect("snat");
+    assert_eq!((in_force.block, in_force.others), (2, api::Rule::Allow));
+
+    let forgotten = wanted(api::ClientsAction::Forget, &prefixes);
+    daemon
+        .client
+        .change_clients(&forgotten)
+        .await
+        .expect("done");
+    let listed = daemon.client.clients().await.expect("an answer");
+    assert_eq!(listed.rules, []);
+}
+
+#[tokio::test]
+async fn a_wish_about_clients_that_cannot_be_is_refused_with_its_reason() {
+    let daemon = Daemon::start();
+    let mut elsewhere = wanted(api::ClientsAction::Block, &["10.1.2.3"]);
+    elsewhere.service = Some("web".to_owned());
+    let forgotten = wanted(api::ClientsAction::Forget, &["10.1.2.3"]);
+    let nobody = wanted(api::ClientsAction::Allow, &[]);
+
+    for (wanted, kind) in [
+        (elsewhere, api::ErrorKind::NotFound),
+        (forgotten, api::ErrorKind::NotFound),
+        (nobody, api::ErrorKind::BadRequest),
+    ] {
+        let refused = refusal(daemon.client.change_clients(&wanted).await);
+        assert_eq!(refused.error, kind, "{}", refused.message);
+    }
+    let body = r#"{"action":"block","prefixes":["10.1.2.3/8"]}"#;
+    let request = format!(
+        "POST /v1/clients HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = daemon.raw(request.as_bytes()).await;
+    assert!(answer.contains("write \\\"10.0.0.0/8\\\""), "{answer}");
+}
+
+#[tokio::test]
+async fn ten_thousand_prefixes_are_one_request_and_take_less_than_a_second() {
+    let daemon = Daemon::start();
+    let networks = (0_u32..10_000).map(|place| std::net::Ipv4Addr::from(0x0a00_0000 + place * 512));
+    let mut many = wanted(api::ClientsAction::Block, &[]);
+    many.prefixes = networks
+        .map(|network| format!("{network}/24").parse().expect("a prefix"))
+        .collect();
+
+    let begun = std::time::Instant::now();
+    let changed = daemon.client.change_clients(&many).await.expect("done");
+    let took = begun.elapsed();
+
+    assert_eq!(changed.prefixes, 10_000);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let listed = daemon.client.clients().await.expect("an answer");
+    assert_eq!(listed.rules.len(), 10_000);
+}

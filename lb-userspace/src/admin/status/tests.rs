@@ -106,6 +106,7 @@ fn the_shape_of_the_status_is_a_promise() {
                 "pool": "ras",
                 "eligible": 2,
                 "flows": 3,
+                "clients": { "allow": 0, "block": 0, "others": "allow" },
                 "traffic": traffic(1.3),
             }],
             "backends": [

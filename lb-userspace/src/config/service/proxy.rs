@@ -21,6 +21,8 @@ pub(super) const HSTS: RangeInclusive<Duration> =
     Duration::ZERO..=Duration::from_secs(730 * 24 * 3600);
 const HEADER_SIZE: RangeInclusive<u64> = 1024..=1 << 20;
 const DEFAULT_HEADER_SIZE: u32 = 72 * 1024;
+/// No single client begins so many flows, and the users behind one NAT address stay far below.
+const DEFAULT_NEW_FLOWS_PER_SOURCE: u32 = 1000;
 
 /// Reads `routes`.
 pub(super) fn routes(keys: &Keys<'_>) -> Vec<Route> {
@@ -181,7 +183,10 @@ pub(super) fn limits(keys: Option<Keys<'_>>, forwarding: Option<Forwarding>) -> 
         body_size_bytes: 0,
         streams: 100,
         new_flows_per_second: 0,
-        new_flows_per_source: 0,
+        new_flows_per_source: match forwarding {
+            Some(Forwarding::Snat) => DEFAULT_NEW_FLOWS_PER_SOURCE,
+            _ => 0,
+        },
     };
     let Some(keys) = keys else { return limits };
     let read = |key, limit: &mut u32, range| {

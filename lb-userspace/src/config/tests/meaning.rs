@@ -73,6 +73,14 @@ fn a_small_file_has_every_documented_default() {
         (32, 128)
     );
     assert_eq!(service.limits.header_size_bytes, 72 * 1024);
+    assert_eq!(
+        (
+            service.limits.new_flows_per_second,
+            service.limits.new_flows_per_source
+        ),
+        (0, 1000)
+    );
+    assert!(service.allow.is_empty() && service.block.is_empty());
     assert_eq!(service.timeouts.tunnel, Duration::from_secs(3600));
     assert_eq!(config.warnings, []);
 }
@@ -137,6 +145,34 @@ fn the_documented_site_means_what_it_says() {
         .map(|warning| warning.place.as_str())
         .collect();
     assert_eq!(warned, ["pool[0].health.verify"]);
+}
+
+#[test]
+fn a_limit_of_zero_is_no_limit_and_only_snat_has_one_by_default() {
+    let unlimited = SMALL.replace("pool =", "limits = { new_flows_per_source = 0 }\npool =");
+    assert_eq!(valid(&unlimited).services[0].limits.new_flows_per_source, 0);
+
+    let by_service = valid(PLAIN);
+    let by_service = by_service.services.iter();
+    let limits: Vec<u32> = by_service
+        .map(|service| service.limits.new_flows_per_source)
+        .collect();
+    assert_eq!(limits, [0, 0, 1000, 0, 0]);
+}
+
+#[test]
+fn lists_of_clients_keep_their_order() {
+    let text = SMALL.replace(
+        "pool =",
+        "allow = [\"10.0.0.0/8\", \"10.1.2.3\"]\nblock = [\"2001:db8::/32\", \"10.1.0.0/16\"]\npool =",
+    );
+
+    let service = valid(&text).services[0].clone();
+
+    let shown =
+        |prefixes: &[Prefix]| -> Vec<String> { prefixes.iter().map(ToString::to_string).collect() };
+    assert_eq!(shown(&service.allow), ["10.0.0.0/8", "10.1.2.3/32"]);
+    assert_eq!(shown(&service.block), ["2001:db8::/32", "10.1.0.0/16"]);
 }
 
 #[test]
@@ -227,6 +263,13 @@ fn what_is_legal_and_odd_is_a_warning() {
         one(
             "pool[0]",
             "no service uses pool \"spare\"; it is probed all the same"
+        )
+    );
+    assert_eq!(
+        warned("pool =", "allow = [\"2001:db8::/32\"]\npool ="),
+        one(
+            "service[0].allow",
+            "has no IPv4 prefix, and \"10.0.0.1\" is IPv4: every client is refused"
         )
     );
     assert_eq!(

@@ -1,19 +1,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
-    backend::Backend, limits::MAX_POOL_MEMBERS, pool::MAGLEV_EMPTY, service::Service,
+    backend::Backend,
+    limits::{MAX_POOL_MEMBERS, MAX_RANGES},
+    pool::MAGLEV_EMPTY,
+    service::Service,
     service::ServiceKey,
 };
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    config::model::{AdminState, Config, Forwarding},
+    config::model::{AdminState, Config, Forwarding, Prefix, Rule},
     control::{
         event::Health,
-        overrides::Overrides,
         render::{Tables, render},
-        state::{Author, DesiredState},
+        state::{Author, ClientsWish, DesiredState},
         testing::{self, backend, first_start, hop, ip, name, new_maps, now, pool, service},
     },
     dataplane::{Dataplane, fake::Fake},
@@ -22,13 +24,38 @@ use crate::{
 /// What can happen to a site.
 #[derive(Clone, Debug)]
 enum Step {
-    Probe { backend: usize, up: bool },
-    Check { backend: usize, up: bool },
-    Way { backend: usize, found: bool },
-    Source { backend: usize, last: u8 },
-    Admin { backend: usize, state: AdminState },
-    Weight { backend: usize, weight: u16 },
-    Sweep { busy: bool },
+    Probe {
+        backend: usize,
+        up: bool,
+    },
+    Check {
+        backend: usize,
+        up: bool,
+    },
+    Way {
+        backend: usize,
+        found: bool,
+    },
+    Source {
+        backend: usize,
+        last: u8,
+    },
+    Admin {
+        backend: usize,
+        state: AdminState,
+    },
+    Weight {
+        backend: usize,
+        weight: u16,
+    },
+    Sweep {
+        busy: bool,
+    },
+    Clients {
+        service: usize,
+        blocked: u8,
+        to: Option<bool>,
+    },
     Reload(Vec<bool>, u16),
 }
 
@@ -59,6 +86,13 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(backend, state)| Step::Admin { backend, state }),
         (backend, 0_u16..200).prop_map(|(backend, weight)| Step::Weight { backend, weight }),
         any::<bool>().prop_map(|busy| Step::Sweep { busy }),
+        (0_usize..3, 0_u8..4, any::<Option<bool>>()).prop_map(|(service, blocked, to)| {
+            Step::Clients {
+                service,
+                blocked,
+                to,
+            }
+        }),
         (
             prop::collection::vec(any::<bool>(), NAMES.len() + 2),
             443_u16..446
@@ -83,7 +117,9 @@ fn site(has: &[bool], backend_port: u16) -> Config {
     };
     let mut services = Vec::new();
     if has[NAMES.len()] {
-        services.push(service("s-a", "10.0.0.100", 443, "a"));
+        let mut listed = service("s-a", "10.0.0.100", 443, "a");
+        listed.block = vec![prefix(200 + (backend_port % 2) as u8)];
+        services.push(listed);
     }
     if has[NAMES.len() + 1] {
         let mut checked = service("s-b", "10.0.0.100", 444, "b");
@@ -98,6 +134,10 @@ fn site(has: &[bool], backend_port: u16) -> Config {
         vec![pool("a", backends("a")), pool("b", backends("b"))],
         services,
     )
+}
+
+fn prefix(network: u8) -> Prefix {
+    Prefix::of(std::net::IpAddr::V4([10, network, 0, 0].into()), 16)
 }
 
 fn take(state: &mut DesiredState, step: &Step) {
@@ -140,6 +180,24 @@ fn take(state: &mut DesiredState, step: &Step) {
                 report.ports_by_slot.insert(0, Default::default());
             }
         }),
+        Step::Clients {
+            service,
+            blocked,
+            to,
+        } => {
+            let wish = ClientsWish {
+                service: ["s-a", "s-b"].get(*service).map(|name| (*name).to_owned()),
+                prefixes: vec![prefix(*blocked), prefix(100 + *blocked)],
+                to: to.map(|block| if block { Rule::Block } else { Rule::Allow }),
+            };
+            let author = Author {
+                by: "root".to_owned(),
+                at: now(),
+                reason: None,
+            };
+            // The service, or what shall be forgotten, may not be there.
+            let _ = state.change_clients(&wish, &author);
+        }
         Step::Reload(has, port) => {
             state
                 .reload(site(has, *port).into(), now())
@@ -167,9 +225,33 @@ fn carry_out(
             "half {half} of pool {pool} is written while in use"
         ));
     }
+    if let MapOp::Ranges { half, .. } = step
+        && fake
+            .image
+            .services
+            .values()
+            .any(|s| s.ranges_count > 0 && s.ranges_first / MAX_RANGES == *half)
+    {
+        return Err(format!("half {half} of ranges is written while in use"));
+    }
     fake.apply(std::slice::from_ref(step))
         .map_err(|error| error.to_string())?;
+    lists(fake)?;
     consistent(&fake.image)
+}
+
+/// Each service that names ranges names a whole list.
+fn lists(fake: &Fake) -> Result<(), String> {
+    for (key, service) in &fake.image.services {
+        let ranges = fake.ranges_of(service);
+        let whole = ranges.len() == service.ranges_count as usize
+            && ranges.first().is_none_or(|range| range.start == [0; 16])
+            && ranges.is_sorted_by(|a, b| a.start < b.start && a.blocked != b.blocked);
+        if !whole {
+            return Err(format!("{key:?} names {ranges:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// What must hold between any two steps.
@@ -294,7 +376,7 @@ proptest! {
         let operations = plan(&fake.image, render(&state, &mut tables)).operations;
         fake.apply(&operations[..cut.index(operations.len() + 1)]).expect("a fake never fails");
 
-        let overrides = Overrides::default();
+        let overrides = state.overrides.clone();
         let mut successor = DesiredState::start(
             state.config.clone(), &fake.image, true, vec![testing::link()], overrides, now(),
         ).expect("the same configuration");
@@ -302,7 +384,7 @@ proptest! {
         let target = plan(&fake.image, render(&successor, &mut tables));
         for operation in &target.operations {
             fake.apply(std::slice::from_ref(operation)).expect("a fake never fails");
-            let result = consistent(&fake.image);
+            let result = consistent(&fake.image).and_then(|()| lists(&fake));
             prop_assert!(result.is_ok(), "{result:?} after {operation:?}");
         }
         prop_assert_eq!(&fake.image, &target.outcome);
@@ -365,6 +447,69 @@ fn a_backend_that_fails_is_one_write_before_the_other_half_takes_over() {
 }
 
 #[test]
+fn other_lists_of_clients_are_written_beside_those_in_use_and_then_named() {
+    let mut config = testing::ras();
+    let mut listed = service("listed", "10.0.0.100", 444, "ras");
+    listed.block = vec![prefix(9)];
+    config.services.push(listed.into());
+    let mut state = testing::running(config);
+    let before = testing::carried_out(&state, &new_maps(&state.config));
+    let named = |image: &Image, port: u16| {
+        let service = image.services.iter().find(|(key, _)| key.port == port);
+        let (_, service) = service.expect("it is there");
+        (service.ranges_first, service.ranges_count)
+    };
+    assert_eq!((named(&before, 443), named(&before, 444)), ((0, 0), (0, 3)));
+    let wish = |to| ClientsWish {
+        service: None,
+        prefixes: vec![prefix(1)],
+        to,
+    };
+    let author = Author {
+        by: "root".to_owned(),
+        at: now(),
+        reason: None,
+    };
+    let blocked = state.change_clients(&wish(Some(Rule::Block)), &author);
+    blocked.expect("it may be blocked");
+
+    let blocked = plan(&before, render(&state, &mut Tables::default()));
+
+    let kinds: Vec<&str> = blocked.operations.iter().map(kind).collect();
+    assert_eq!(kinds, ["ranges", "service", "service"]);
+    assert_eq!(named(&blocked.outcome, 443), (MAX_RANGES, 3));
+    assert_eq!(named(&blocked.outcome, 444), (MAX_RANGES + 3, 5));
+    state
+        .change_clients(&wish(None), &author)
+        .expect("it is there");
+    let forgotten = plan(&blocked.outcome, render(&state, &mut Tables::default()));
+    assert_eq!(named(&forgotten.outcome, 443), (0, 0));
+    assert_eq!(named(&forgotten.outcome, 444), (0, 3));
+    assert_eq!(forgotten.outcome, before);
+}
+
+#[test]
+fn the_last_list_that_goes_is_not_named_any_more_and_nothing_is_written() {
+    let mut config = testing::ras();
+    let mut listed = service("listed", "10.0.0.100", 444, "ras");
+    listed.block = vec![prefix(9)];
+    config.services.push(listed.into());
+    let mut state = testing::running(config.clone());
+    let before = testing::carried_out(&state, &new_maps(&state.config));
+    config.services.pop();
+    config
+        .services
+        .push(service("listed", "10.0.0.100", 444, "ras").into());
+    state.reload(config.into(), now()).expect("it may change");
+
+    let plan = plan(&before, render(&state, &mut Tables::default()));
+
+    let kinds: Vec<&str> = plan.operations.iter().map(kind).collect();
+    assert_eq!(kinds, ["service"]);
+    assert_eq!(plan.outcome.ranges, Default::default());
+}
+
+#[test]
 fn removal_goes_from_what_names_to_what_is_named() {
     let mut state = testing::running(testing::ras());
     let before = testing::carried_out(&state, &new_maps(&state.config));
@@ -410,6 +555,7 @@ fn kind(operation: &MapOp) -> &'static str {
         MapOp::Backend(..) => "backend",
         MapOp::RemoveBackend(_) => "remove backend",
         MapOp::Table { .. } => "table",
+        MapOp::Ranges { .. } => "ranges",
         MapOp::Pool(..) => "pool",
         MapOp::RemovePool(_) => "remove pool",
         MapOp::Endpoint(..) => "endpoint",

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use lb_common::settings::Settings;
 
-use super::{BackendIdentity, DesiredState};
+use super::{BackendIdentity, DesiredState, clients::client_ranges};
 use crate::{config::model::Config, control::event::BackendName};
 
 /// A key that cannot be changed as the configuration asks.
@@ -33,16 +33,19 @@ const NEW_PROCESS: &str = "it takes effect with a new process only: restart vipd
 
 impl DesiredState {
     /// Replaces the configuration. Backends keep what is known of them while their address and
-    /// port stay; run-time changes of backends that are gone are forgotten.
+    /// port stay; run-time changes of backends that are gone are forgotten. What was said of clients
+    /// stays, as a service that is gone may come back.
     ///
     /// # Errors
     ///
-    /// A [`Refusal`] for each key that cannot change; the state is then as before.
+    /// A [`Refusal`] for each key that cannot change, and for lists of clients that are too long
+    /// together with what was said at run time; the state is then as before.
     pub fn reload(&mut self, config: Arc<Config>, now: SystemTime) -> Result<(), Vec<Refusal>> {
         let refusals = self.refusals(&config);
         if !refusals.is_empty() {
             return Err(refusals);
         }
+        self.client_ranges = Arc::new(client_ranges(&config, &self.overrides)?);
         let former = std::mem::replace(&mut self.config, config);
         for pool in &former.pools {
             for backend in &pool.backends {

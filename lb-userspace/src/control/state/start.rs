@@ -12,7 +12,7 @@ use lb_common::{
 
 use super::{
     BackendIdentity, BackendState, CheckState, DesiredState, Health, NumberSet, Refusal,
-    ServiceIdentity, reload,
+    ServiceIdentity, clients::client_ranges, reload,
 };
 use crate::{
     config::model::Config,
@@ -36,7 +36,8 @@ impl DesiredState {
     ///
     /// # Errors
     ///
-    /// A [`Refusal`] for each key that the data path at work was made with another value of.
+    /// A [`Refusal`] for each key that the data path at work was made with another value of, and
+    /// for lists of clients that are too long together with what was said at run time.
     pub fn start(
         config: Arc<Config>,
         image: &Image,
@@ -48,6 +49,7 @@ impl DesiredState {
         if adopted {
             reload::check_made_with(&config, &image.settings)?;
         }
+        let client_ranges = client_ranges(&config, &overrides)?;
         let numbers = if adopted {
             adopted_numbers(image, &links)
         } else {
@@ -67,6 +69,7 @@ impl DesiredState {
                 .map(|link| (link.name.clone(), link))
                 .collect(),
             overrides,
+            client_ranges: Arc::new(client_ranges),
             sweep: SweepReport::default(),
         };
         state.add_backends(Some(image));

@@ -34,7 +34,7 @@ pub enum TargetError {
 }
 
 /// Joins names for a sentence, and does not let it grow without bound.
-fn list(names: &[String]) -> String {
+pub(super) fn list(names: &[String]) -> String {
     const SHOWN: usize = 20;
     let shown = names[..names.len().min(SHOWN)].join(", ");
     match names.len().checked_sub(SHOWN) {
@@ -43,7 +43,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// Who changes an admin state or a weight, when and why.
+/// Who changes something at run time, when and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Author {
     /// The user.

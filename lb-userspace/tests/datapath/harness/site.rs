@@ -409,6 +409,7 @@ pub(crate) fn sweep_settings() -> SweepSettings {
             (GROUP6, AFFINITY_TIMEOUT_S),
         ]),
         backends: GATEWAYS.iter().map(|g| g.number).collect::<BTreeSet<_>>(),
+        ranges: BTreeMap::new(),
     }
 }
 

@@ -116,6 +116,27 @@ fn what_does_not_fit_the_maps_is_refused_with_the_number_that_does() {
             "service[256] (line 2057): is one of 257 services with forwarding = \"snat\"; keep at most 256"
         ]
     );
+    let block = |first: u32| -> String {
+        let networks = (0..32_768_u32).map(|place| std::net::Ipv4Addr::from(first + (place << 9)));
+        let prefixes = networks.map(|network| format!("\"{network}/24\""));
+        format!("block = [{}]", prefixes.collect::<Vec<_>>().join(", "))
+    };
+    let listed = |n: usize, block: &str| snat_block(n, "web") + block + "\n";
+    let (one, other) = (block(0), block(1 << 24));
+    assert_eq!(
+        faults(parse(&many(8, |n| listed(n, &one)))),
+        [""; 0],
+        "the same list is held once"
+    );
+    assert_eq!(
+        faults(parse(&many(2, |n| listed(
+            n,
+            if n == 1 { &one } else { &other }
+        )))),
+        [
+            "service[2].block (line 34): the lists of clients of all services make 131074 ranges of addresses; keep at most 131072"
+        ]
+    );
 }
 
 #[test]

@@ -34,16 +34,6 @@ fn what_xdp_cannot_do_yet_is_refused_by_name() {
     );
     assert_eq!(
         refused(
-            "pool =",
-            "limits = { new_flows_per_second = 9, new_flows_per_source = 3 }\npool ="
-        ),
-        [
-            "service[0] \"dns\": limits.new_flows_per_second = 9 is not built yet; remove it",
-            "service[0] \"dns\": limits.new_flows_per_source = 3 is not built yet; remove it",
-        ]
-    );
-    assert_eq!(
-        refused(
             "backends",
             "algorithm = \"round-robin\"\nslow_start = \"30s\"\nbackends"
         ),
@@ -73,4 +63,29 @@ fn a_preset_that_is_not_built_says_how_to_keep_the_rest() {
             ),
         ]
     );
+}
+
+#[test]
+fn lists_of_clients_are_for_udp_only() {
+    let listed = |forwarding: &str| {
+        let text = SMALL
+            .replace("\"udp\"", "\"tcp\"")
+            .replace("\"snat\"", forwarding)
+            .replace("pool =", "block = [\"10.9.0.0/16\"]\npool =");
+        faults(require_built(&valid(&text)).map(|()| valid(SMALL)))
+    };
+
+    assert_eq!(
+        listed("\"tcp\""),
+        [
+            "service[0] \"dns\": forwarding = \"tcp\" is not built yet; remove the service or use \"monitor\"",
+            "service[0] \"dns\": allow and block are built for \"snat\" only; remove them",
+        ]
+    );
+    let forwarded = SMALL.replace(
+        "pool =",
+        "allow = [\"10.0.0.0/8\"]\nblock = [\"10.9.0.0/16\"]\n\
+         limits = { new_flows_per_second = 9, new_flows_per_source = 3 }\npool =",
+    );
+    require_built(&valid(&forwarded)).expect("limits and lists are built");
 }

@@ -148,6 +148,28 @@ routes = [{ host = "a.uni.edu", pool = "web" }]"#,
         (
             r#"pool = "web""#,
             r#"pool = "web"
+allow = ["10.0.0.0/8", "10.1.2.3/16", "campus"]
+block = ["10.9.0.0/16", "10.0.0.0/8", "10.9.0.0/16", "::ffff:10.1.0.0/112"]"#,
+            &[
+                r#"service[0].allow[1] (line 16): "10.1.2.3/16" has bits set after the first 16; write "10.1.0.0/16""#,
+                r#"service[0].allow[2] (line 16): "campus" is not a prefix; write one such as "10.0.0.0/8" or "2001:db8::/32""#,
+                r#"service[0].block[1] (line 17): "10.0.0.0/8" is also service[0].allow[0]; remove one of them"#,
+                r#"service[0].block[2] (line 17): "10.9.0.0/16" is also service[0].block[0]; remove one of them"#,
+                r#"service[0].block[3] (line 17): "::ffff:10.1.0.0/112" is an IPv4 prefix in IPv6 notation; write "10.1.0.0/16""#,
+            ],
+        ),
+        (
+            r#"forwarding = "snat""#,
+            r#"forwarding = "monitor"
+block = "10.9.0.0/16""#,
+            &[
+                r#"service[0].block (line 15): "10.9.0.0/16" is not a list; put it in brackets"#,
+                r#"service[0].block (line 15): has no meaning with forwarding = "monitor"; remove it or use forwarding = "snat", "tcp", "http" or "redirect""#,
+            ],
+        ),
+        (
+            r#"pool = "web""#,
+            r#"pool = "web"
 limits = { connections = 5 }"#,
             &[
                 r#"service[0].limits.connections (line 16): has no meaning with forwarding = "snat"; remove it or use max_connections of the backends"#,
