@@ -7,6 +7,7 @@
 pub mod change;
 pub mod choice;
 pub mod event;
+pub mod fill;
 pub mod numbers;
 pub mod overrides;
 pub mod plan;
@@ -32,6 +33,7 @@ use tokio::{
 use self::{
     change::{Change, Level, changes},
     event::{BackendName, CheckReport, Link, NextHop},
+    fill::RefusalWatch,
     plan::plan,
     render::{Tables, render, sweep_settings},
     snapshot::{History, Snapshot, Traffic},
@@ -273,6 +275,7 @@ pub struct Control {
     sweep: SharedSettings,
     tables: Tables,
     history: History,
+    refusals: RefusalWatch,
     traffic: Arc<Traffic>,
     started: SystemTime,
     directory: PathBuf,
@@ -323,6 +326,7 @@ impl Control {
             sweep,
             tables: Tables::default(),
             history: History::default(),
+            refusals: RefusalWatch::default(),
             traffic,
             started,
             snapshot,
@@ -514,7 +518,12 @@ impl Control {
     fn read_counters(&mut self) {
         match self.dataplane.counters() {
             Ok(counters) => {
-                self.traffic = Arc::new(self.history.add(Instant::now(), counters));
+                let now = Instant::now();
+                let refusals = self.refusals.read(now, &counters);
+                self.traffic = Arc::new(self.history.add(now, counters));
+                if refusals != self.state.fills.refusals {
+                    self.change(|state| state.on_refusals(refusals));
+                }
             }
             Err(error) => tracing::debug!("{}", chain(&error)),
         }

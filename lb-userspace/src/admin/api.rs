@@ -224,6 +224,9 @@ pub struct Endpoint {
     pub ports_resting: u32,
     /// Ports that there are.
     pub ports_total: u32,
+    /// How full the range is: ports that rest count too.
+    #[serde(default)]
+    pub fill: Fill,
 }
 
 /// How full a table is.
@@ -233,6 +236,22 @@ pub struct Usage {
     pub used: u32,
     /// Entries that it has room for.
     pub max: u32,
+    /// The same in a word.
+    #[serde(default)]
+    pub fill: Fill,
+}
+
+/// How full something is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fill {
+    /// There is room.
+    #[default]
+    Ok,
+    /// From 80% on, until it is below 70% again.
+    High,
+    /// All is taken, or something was refused for want of it within the last ten seconds.
+    Full,
 }
 
 /// Counters since the number was first used, and rates over the last seconds.

@@ -5,12 +5,13 @@ use std::fmt::Write;
 use super::table::Table;
 use crate::admin::{
     api::{
-        Backend, BackendState, Explanation, Flow, Flows, Health, Service, ServiceExplanation,
-        Status, Traffic, XdpMode,
+        Backend, BackendState, Explanation, Fill, Flow, Flows, Health, Service, ServiceExplanation,
+        Status, Traffic, Usage, XdpMode,
     },
     explain::duration,
 };
 use crate::config::model::AdminState;
+use crate::control::fill::percent;
 
 /// Returns the status as a page.
 pub(super) fn status(status: &Status, colour: bool) -> String {
@@ -19,7 +20,7 @@ pub(super) fn status(status: &Status, colour: bool) -> String {
     section(&mut page, "INTERFACES", interfaces(status, paint));
     section(&mut page, "SERVICES", services(&status.services));
     section(&mut page, "BACKENDS", backends(&status.backends, paint));
-    section(&mut page, "SNAT PORTS", endpoints(status));
+    section(&mut page, "SNAT PORTS", endpoints(status, paint));
     section(&mut page, "DROPPED", drops(status));
     page
 }
@@ -39,21 +40,40 @@ fn head(status: &Status, paint: Paint) -> String {
     let mut head = format!(
         "vipd {} (process {}) is {ready}, up {uptime}{adopted}\n\
          configuration {} (generation {}, {})\n\
-         flows {} of {}, clients remembered {} of {}\n",
+         flows {}, clients remembered {}\n",
         status.version,
         status.pid,
         status.configuration.path,
         status.configuration.generation,
         status.configuration.loaded,
-        status.flows.used,
-        status.flows.max,
-        status.affinity.used,
-        status.affinity.max,
+        usage(&status.flows, paint),
+        usage(&status.affinity, paint),
     );
     for reason in &status.not_ready {
         let _ = writeln!(head, "  {reason}");
     }
     head
+}
+
+fn usage(usage: &Usage, paint: Paint) -> String {
+    let Usage { used, max, .. } = usage;
+    match usage.fill {
+        Fill::Ok => format!("{used} of {max}"),
+        fill => format!(
+            "{used} of {max} ({})",
+            filled(*used, *max, fill, paint, ": ")
+        ),
+    }
+}
+
+/// Returns how full something is: the percentage, and a word where it matters.
+fn filled(used: u32, max: u32, fill: Fill, paint: Paint, between: &str) -> String {
+    let percent = percent(used, max);
+    match fill {
+        Fill::Ok => format!("{percent}%"),
+        Fill::High => format!("{percent}%{between}{}", paint.warning("nearly full")),
+        Fill::Full => format!("{percent}%{between}{}", paint.bad("full")),
+    }
 }
 
 fn section(page: &mut String, title: &str, table: Option<Table>) {
@@ -192,8 +212,8 @@ fn why(backend: &Backend) -> String {
     reasons.join("; ")
 }
 
-fn endpoints(status: &Status) -> Option<Table> {
-    let mut table = Table::new(&["FROM", "TO", ">IN USE", ">RESTING", ">OF"]);
+fn endpoints(status: &Status, paint: Paint) -> Option<Table> {
+    let mut table = Table::new(&["FROM", "TO", ">IN USE", ">RESTING", ">OF", "USED"]);
     for endpoint in &status.endpoints {
         table.row([
             endpoint.snat.to_string(),
@@ -201,6 +221,13 @@ fn endpoints(status: &Status) -> Option<Table> {
             endpoint.ports_in_use.to_string(),
             endpoint.ports_resting.to_string(),
             endpoint.ports_total.to_string(),
+            filled(
+                endpoint.ports_in_use.saturating_add(endpoint.ports_resting),
+                endpoint.ports_total,
+                endpoint.fill,
+                paint,
+                " ",
+            ),
         ]);
     }
     (!status.endpoints.is_empty()).then_some(table)
@@ -407,7 +434,8 @@ mod tests {
             "unreachable  active",
             "no route to 10.0.1.2; connected",
             "up           drain",
-            "10.0.0.1  10.0.1.1:443 udp       1        7  1000",
+            "flows 3 of 64000, clients remembered 1 of 1024\n",
+            "10.0.0.1  10.0.1.1:443 udp       1        7  1000  0%",
             "no_flow        4",
         ] {
             assert!(page.contains(line), "{line:?} in\n{page}");
@@ -417,6 +445,35 @@ mod tests {
             "what never occurred is left out"
         );
         assert!(!page.contains('\x1b'), "no colour unless asked for");
+    }
+
+    #[test]
+    fn what_is_nearly_full_or_full_stands_out_in_words() {
+        let mut status = example();
+        status.flows = Usage {
+            used: 230_000,
+            max: 262_144,
+            fill: Fill::High,
+        };
+        status.affinity = Usage {
+            used: 1024,
+            max: 1024,
+            fill: Fill::Full,
+        };
+        status.endpoints[0].ports_in_use = 850;
+        status.endpoints[0].fill = Fill::High;
+        status.endpoints[1].ports_in_use = 1000;
+        status.endpoints[1].fill = Fill::Full;
+
+        let page = super::status(&status, false);
+
+        for line in [
+            "flows 230000 of 262144 (87%: nearly full), clients remembered 1024 of 1024 (100%: full)\n",
+            "10.0.0.1  10.0.1.1:443 udp     850        7  1000  85% nearly full\n",
+            "10.0.0.1  10.0.1.2:443 udp    1000        0  1000  100% full\n",
+        ] {
+            assert!(page.contains(line), "{line:?} in\n{page}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use lb_common::{endpoint::EndpointKey, settings::Settings};
 
 use super::{
     event::{BackendName, Health, Link, NextHop},
+    fill::Fills,
     numbers::Numbers,
     overrides::Overrides,
 };
@@ -63,6 +64,8 @@ pub struct DesiredState {
     pub overrides: Overrides,
     /// What the last sweep found.
     pub sweep: SweepReport,
+    /// How full the tables are by that.
+    pub fills: Fills,
 }
 
 /// Which number stands for what in the maps.

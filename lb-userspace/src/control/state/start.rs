@@ -18,6 +18,7 @@ use crate::{
     config::model::Config,
     control::{
         event::{BackendName, Link},
+        fill::Fills,
         numbers::Numbers,
         overrides::Overrides,
     },
@@ -68,6 +69,7 @@ impl DesiredState {
                 .collect(),
             overrides,
             sweep: SweepReport::default(),
+            fills: Fills::default(),
         };
         state.add_backends(Some(image));
         state.settle();
