@@ -7,6 +7,7 @@
 pub mod change;
 pub mod choice;
 pub mod event;
+pub mod evidence;
 pub mod fill;
 pub mod numbers;
 pub mod overrides;
@@ -33,6 +34,7 @@ use tokio::{
 use self::{
     change::{Change, Level, changes},
     event::{BackendName, CheckReport, Link, NextHop},
+    evidence::{Evidence, EvidenceWatch},
     fill::RefusalWatch,
     plan::plan,
     render::{Tables, render, sweep_settings},
@@ -41,7 +43,10 @@ use self::{
 };
 use crate::{
     config::model::{AdminState, Config},
-    dataplane::{Dataplane, DataplaneError, SweepReport, image::Image, sweep::SharedSettings},
+    dataplane::{
+        CounterSnapshot, Dataplane, DataplaneError, SweepReport, image::Image,
+        sweep::SharedSettings,
+    },
 };
 
 /// How often counters are read, and what failed is tried again.
@@ -139,6 +144,7 @@ pub struct Handle {
     events: mpsc::Sender<Event>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     generation: watch::Receiver<u64>,
+    evidence: watch::Receiver<Evidence>,
 }
 
 impl Handle {
@@ -152,6 +158,13 @@ impl Handle {
     #[must_use]
     pub fn generation(&self) -> watch::Receiver<u64> {
         self.generation.clone()
+    }
+
+    /// Returns a receiver of the evidence against backends, which changes with each second that
+    /// brings some.
+    #[must_use]
+    pub fn evidence(&self) -> watch::Receiver<Evidence> {
+        self.evidence.clone()
     }
 
     /// Returns whether control has ended: nobody takes in events any more.
@@ -276,6 +289,8 @@ pub struct Control {
     tables: Tables,
     history: History,
     refusals: RefusalWatch,
+    evidence_watch: EvidenceWatch,
+    evidence: watch::Sender<Evidence>,
     traffic: Arc<Traffic>,
     started: SystemTime,
     directory: PathBuf,
@@ -311,10 +326,12 @@ impl Control {
             traffic: Arc::clone(&traffic),
         }));
         let (generation, watched) = watch::channel(state.generation);
+        let (evidence, seen) = watch::channel(Evidence::new());
         let handle = Handle {
             events: sender,
             snapshot: Arc::clone(&snapshot),
             generation: watched,
+            evidence: seen,
         };
         let mut control = Self {
             dataplane,
@@ -327,6 +344,8 @@ impl Control {
             tables: Tables::default(),
             history: History::default(),
             refusals: RefusalWatch::default(),
+            evidence_watch: EvidenceWatch::default(),
+            evidence,
             traffic,
             started,
             snapshot,
@@ -436,6 +455,8 @@ impl Control {
             self.save();
         }
         self.publish();
+        let known = &self.state.backends;
+        self.evidence_watch.retain(|name| known.contains_key(name));
         self.generation.send_replace(self.state.generation);
         result.map_err(|error| RequestError::Dataplane(chain(&error)))?;
         Ok(self.state.generation)
@@ -520,12 +541,21 @@ impl Control {
             Ok(counters) => {
                 let now = Instant::now();
                 let refusals = self.refusals.read(now, &counters);
+                self.pass_on_evidence(&counters);
                 self.traffic = Arc::new(self.history.add(now, counters));
                 if refusals != self.state.fills.refusals {
                     self.change(|state| state.on_refusals(refusals));
                 }
             }
             Err(error) => tracing::debug!("{}", chain(&error)),
+        }
+    }
+
+    fn pass_on_evidence(&mut self, counters: &CounterSnapshot) {
+        let names = self.state.numbers.backends.iter();
+        let names = names.map(|(identity, number)| (&identity.name, number));
+        if let Some(evidence) = self.evidence_watch.read(&counters.backends, names) {
+            self.evidence.send_replace(evidence.clone());
         }
     }
 

@@ -154,6 +154,12 @@ pub struct Backend {
     pub flows: u32,
     /// Clients that belong to it.
     pub clients: u32,
+    /// Clients' packets that it answered itself with port unreachable: nothing listens there.
+    #[serde(default)]
+    pub unreachable: u64,
+    /// The same in a second.
+    #[serde(default)]
+    pub unreachable_per_s: f64,
     /// What went through it.
     pub traffic: Traffic,
 }

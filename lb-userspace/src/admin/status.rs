@@ -171,6 +171,9 @@ fn backend(snapshot: &Snapshot, pool: &Pool, backend: &Backend) -> api::Backend 
     let known = state.backend(pool, backend);
     let check = known.map(|known| &known.check);
     let way = state.way(pool, backend);
+    let traffic = &snapshot.traffic;
+    let counters = id.and_then(|id| traffic.counters.backends.get(usize::from(id)));
+    let rates = id.and_then(|id| traffic.backend_rates.get(usize::from(id)));
     let overridden = state.overrides.get(&name);
     let change = overridden.and_then(|changes| {
         let state = changes.state.as_ref().map(admin_change);
@@ -220,13 +223,9 @@ fn backend(snapshot: &Snapshot, pool: &Pool, backend: &Backend) -> api::Backend 
         eligible: render::is_eligible(state, pool, backend),
         flows: state.flows_of(pool, backend),
         clients: state.clients_of(pool, backend),
-        traffic: id.map_or_else(api::Traffic::default, |id| {
-            let traffic = &snapshot.traffic;
-            traffic_of(
-                traffic.counters.backends.get(usize::from(id)),
-                traffic.backend_rates.get(usize::from(id)),
-            )
-        }),
+        unreachable: counters.map_or(0, |counters| counters.unreachable),
+        unreachable_per_s: tenths(rates.map_or(0.0, |rates| rates.unreachable)),
+        traffic: traffic_of(counters, rates),
     }
 }
 

@@ -198,6 +198,12 @@ fn why(backend: &Backend) -> String {
     if !backend.reachable {
         reasons.insert(0, backend.reachable_reason.clone());
     }
+    if backend.unreachable_per_s > 0.0 {
+        reasons.push(format!(
+            "answers with port unreachable, {} a second",
+            short(backend.unreachable_per_s)
+        ));
+    }
     for check in &backend.service_checks {
         if check.health == Health::Down {
             reasons.push(format!("down for {}: {}", check.service, check.reason));
@@ -423,6 +429,7 @@ mod tests {
         status.backends[1].reachable = false;
         status.backends[1].reachable_reason = "no route to 10.0.1.2".to_owned();
         status.backends[0].admin_state = AdminState::Drain;
+        status.backends[0].unreachable_per_s = 12.3;
 
         let page = super::status(&status, false);
 
@@ -434,6 +441,7 @@ mod tests {
             "unreachable  active",
             "no route to 10.0.1.2; connected",
             "up           drain",
+            "connected; answers with port unreachable, 12 a second",
             "flows 3 of 64000, clients remembered 1 of 1024\n",
             "10.0.0.1  10.0.1.1:443 udp       1        7  1000  0%",
             "no_flow        4",

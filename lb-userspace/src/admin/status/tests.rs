@@ -226,6 +226,8 @@ fn backend(name: &str, id: u16, address: &str, flows: u32, clients: u32, traffic
         "eligible": true,
         "flows": flows,
         "clients": clients,
+        "unreachable": 0,
+        "unreachable_per_s": 0.0,
         "traffic": traffic,
     })
 }
