@@ -4,6 +4,7 @@
 //! hold, [`mod@plan`] says in which steps, the data path carries them out, and a new [`snapshot`] is
 //! there for readers. [`change`] tells the log what happened. Everybody else holds a [`Handle`].
 
+pub mod audit;
 pub mod change;
 pub mod choice;
 pub mod event;
@@ -263,6 +264,23 @@ impl Handle {
         })))
         .await?;
         answered.await.map_err(|_| RequestError::Stopped)
+    }
+
+    /// The same as [`Self::look`] from a thread that may block.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Stopped`].
+    pub fn look_blocking<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&dyn Dataplane, &Snapshot) -> T + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let (answer, answered) = oneshot::channel();
+        self.tell_blocking(Event::Look(Box::new(move |dataplane, snapshot| {
+            // Who asked may have gone away.
+            let _ = answer.send(look(dataplane, snapshot));
+        })))?;
+        answered.blocking_recv().map_err(|_| RequestError::Stopped)
     }
 
     async fn request<T>(

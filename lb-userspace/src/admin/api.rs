@@ -410,6 +410,44 @@ pub struct Remembered {
     pub expires_in_s: u32,
 }
 
+/// Answer of `GET /v1/audit`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Nothing was found.
+    pub consistent: bool,
+    /// What is wrong, and stayed so.
+    pub findings: Vec<Finding>,
+    /// There is more of it.
+    pub more: bool,
+    /// Every entry was seen: no table changed so fast that a walk through it came to no end.
+    pub complete: bool,
+    /// Services that were looked at.
+    pub services: u32,
+    /// Backends that were looked at.
+    pub backends: u32,
+    /// Flows that were looked at.
+    pub flows: u32,
+    /// Clients remembered that were looked at.
+    pub clients: u32,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// One thing that is wrong in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What, for programs.
+    pub fault: String,
+    /// The map; `link` for an interface, `status` for a number there.
+    pub place: String,
+    /// Which entry.
+    pub subject: String,
+    /// How it is, and how it should be.
+    pub detail: String,
+    /// What that means.
+    pub meaning: String,
+}
+
 /// Body of `POST /v1/backends/state`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::table::Table;
 use crate::admin::{
     api::{
-        Backend, BackendState, Explanation, Fill, Flow, Flows, Health, Service, ServiceExplanation,
-        Status, Traffic, Usage, XdpMode,
+        self, Audit, Backend, BackendState, Explanation, Fill, Flow, Flows, Health, Service,
+        ServiceExplanation, Status, Traffic, Usage, XdpMode,
     },
     explain::duration,
 };
@@ -353,6 +353,42 @@ fn explain_service(explanation: &Explanation, service: &ServiceExplanation) -> S
     text
 }
 
+/// Returns what an audit found.
+pub(super) fn audit(audit: &Audit) -> String {
+    let mut text = String::new();
+    for finding in &audit.findings {
+        let api::Finding {
+            place,
+            subject,
+            detail,
+            meaning,
+            ..
+        } = finding;
+        let _ = writeln!(text, "{place}: {subject} {detail}\n  {meaning}");
+    }
+    if audit.more {
+        text.push_str("there is more of it\n");
+    }
+    if !audit.complete {
+        text.push_str("a table changed too fast to be seen whole: ask again at a quiet time\n");
+    }
+    let _ = writeln!(
+        text,
+        "{}: looked at {}, {}, {} and {} in {} ms",
+        if audit.consistent {
+            "the kernel's state agrees with the daemon's"
+        } else {
+            "the kernel's state does not agree with the daemon's"
+        },
+        count(audit.services, "service"),
+        count(audit.backends, "backend"),
+        count(audit.flows, "flow"),
+        count(audit.clients, "client"),
+        audit.took_ms,
+    );
+    text
+}
+
 /// Returns flows as a table.
 pub(super) fn flows(flows: &Flows) -> String {
     let mut table = Table::new(&[
@@ -513,6 +549,45 @@ mod tests {
              a new flow of 10.9.9.9 goes to ras/gw1\n  \
              because it belongs there: last seen 1m 0s ago, for 5h 59m more\n  \
              remembered in group ras: ras/gw1, last seen 1m 0s ago, for 5h 59m more\n"
+        );
+    }
+
+    #[test]
+    fn an_audit_says_what_is_wrong_and_what_that_means() {
+        let mut found = Audit {
+            consistent: true,
+            findings: Vec::new(),
+            more: false,
+            complete: true,
+            services: 1,
+            backends: 2,
+            flows: 30,
+            clients: 4,
+            took_ms: 12,
+        };
+        let seen = "1 service, 2 backends, 30 flows and 4 clients in 12 ms\n";
+        assert_eq!(
+            audit(&found),
+            format!("the kernel's state agrees with the daemon's: looked at {seen}")
+        );
+        found.consistent = false;
+        found.more = true;
+        found.complete = false;
+        found.findings.push(api::Finding {
+            fault: "missing".to_owned(),
+            place: "services".to_owned(),
+            subject: "10.0.0.100:443".to_owned(),
+            detail: "is missing".to_owned(),
+            meaning: "Somebody removed it.".to_owned(),
+        });
+
+        assert_eq!(
+            audit(&found),
+            format!(
+                "services: 10.0.0.100:443 is missing\n  Somebody removed it.\nthere is more of \
+                 it\na table changed too fast to be seen whole: ask again at a quiet time\nthe \
+                 kernel's state does not agree with the daemon's: looked at {seen}"
+            )
         );
     }
 

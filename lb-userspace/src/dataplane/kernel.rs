@@ -34,6 +34,7 @@ use lb_common::{
 use super::{
     Attachment, CounterSnapshot, Dataplane, DataplaneError, FlowView,
     attach::{self, Mode},
+    audit::Auditor,
     clock,
     image::{Image, MapOp, PoolImage},
     layout,
@@ -47,7 +48,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VIPD_BPF_OBJECT"));
 /// Name of the program in the object.
 const PROGRAM: &str = "vipd";
 /// Name of its pin.
-const PROGRAM_PIN: &str = "program";
+pub(super) const PROGRAM_PIN: &str = "program";
 
 /// What the data path needs to know before it is loaded. None of it can change while maps live.
 #[derive(Clone, Debug)]
@@ -446,6 +447,10 @@ impl Dataplane for Kernel {
         self.attachments.retain(|a| a.interface != interface);
         self.attachments.push(attachment.clone());
         Ok(attachment)
+    }
+
+    fn auditor(&self) -> Result<Auditor, DataplaneError> {
+        Auditor::open(&self.options, self.records.clone())
     }
 }
 
