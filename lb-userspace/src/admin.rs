@@ -7,6 +7,8 @@ pub mod api;
 pub mod client;
 pub mod explain;
 pub mod flows;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod peer;
 pub mod reload;
 mod routes;

@@ -5,6 +5,8 @@
 
 mod ask;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod output;
 mod show;
 mod table;
