@@ -4,7 +4,7 @@ use crate::layout::assert_layout;
 
 /// Key of `affinity`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct AffinityKey {
     /// The client's address, cut to the service's prefix.
     pub client: [u8; 16],
@@ -16,7 +16,7 @@ assert_layout!(AffinityKey, size = 20, align = 4);
 
 /// Value of `affinity`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Affinity {
     /// Second of the client's last packet; each service applies its own timeout to it.
     pub last_seen: u32,

@@ -27,6 +27,17 @@ pub const MAX_FLOWS: u32 = 1 << 24;
 pub const CACHE_PLACES_PER_FLOW: u32 = 2;
 /// Places of a set of the flow cache.
 pub const CACHE_WAYS: u32 = 16;
+
+/// Returns how many sets the flow cache needs for so many flows: a power of two.
+#[must_use]
+pub const fn cache_sets(flows: u32) -> u32 {
+    let sets = flows.saturating_mul(CACHE_PLACES_PER_FLOW) / CACHE_WAYS;
+    if sets < 1 {
+        1
+    } else {
+        sets.next_power_of_two()
+    }
+}
 /// Flows that the tables hold unless the configuration says otherwise.
 pub const DEFAULT_MAX_FLOWS: u32 = 262_144;
 /// Affinity entries that the table holds unless the configuration says otherwise.

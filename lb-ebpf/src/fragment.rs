@@ -8,18 +8,18 @@ use lb_common::{
     checksum::Delta,
     flow::Flow,
     fragment::{Fragment, FragmentKey},
-    limits::{FRAGMENT_LIFETIME_S, MAX_ENDPOINTS},
+    limits::FRAGMENT_LIFETIME_S,
     verdict::DropReason,
 };
 use network_types::ip::Ipv4Hdr;
 
 use crate::{
     flow,
-    maps::{FRAGMENTS, IDENTIFICATIONS},
+    maps::{FRAGMENTS, IDENTIFICATION},
     packet,
     parse::Parsed,
     pipeline::{Exit, Node},
-    record::Place,
+    record::{self, Place},
     rewrite::raw,
     service,
     stats::Direction,
@@ -64,9 +64,14 @@ pub(crate) fn find(node: &Node, parsed: &Parsed) -> Result<Followed, Exit> {
         generation: known.generation,
         ..Flow::NONE
     };
-    let place = flow::place_of(node, &named)
-        .filter(|place| direction == Direction::Out || flow::serves(place))
-        .ok_or(DropReason::NoFlow)?;
+    let place = flow::place_of(node, &named).ok_or(DropReason::NoFlow)?;
+    let Some(word) = record::alive(place.record, place.word) else {
+        return Err(Exit::Drop(DropReason::NoFlow));
+    };
+    let place = Place { word, ..place };
+    if direction == Direction::In && !flow::serves(&place) {
+        return Err(Exit::Drop(DropReason::NoFlow));
+    }
     Ok(Followed {
         place,
         direction,
@@ -77,10 +82,10 @@ pub(crate) fn find(node: &Node, parsed: &Parsed) -> Result<Followed, Exit> {
 /// Writes down what becomes of a first piece; returns the identification that it leaves with.
 ///
 /// The pieces of one datagram keep together by addresses and identification alone, and behind one
-/// address of ours there are many senders: what leaves is numbered anew, for each endpoint.
+/// address of ours there are many senders: what leaves is numbered anew, by one counter.
 #[inline(always)]
 pub(crate) fn remember(node: &Node, parsed: &Parsed, place: &Place, direction: Direction) -> u32 {
-    let identification = next_identification(place.slot, parsed.v6);
+    let identification = next_identification(parsed.v6);
     let direction = match direction {
         Direction::In => Fragment::FORWARD,
         Direction::Out => Fragment::REPLY,
@@ -159,8 +164,8 @@ fn key(parsed: &Parsed) -> FragmentKey {
 }
 
 #[inline(always)]
-fn next_identification(slot: u32, v6: bool) -> u32 {
-    let Some(counter) = IDENTIFICATIONS.get_ptr_mut(slot & (MAX_ENDPOINTS - 1)) else {
+fn next_identification(v6: bool) -> u32 {
+    let Some(counter) = IDENTIFICATION.get_ptr_mut(0) else {
         return 0;
     };
     // SAFETY: `counter` points into the map, is aligned, and only ever changed here.

@@ -163,6 +163,10 @@ fn quoted(context: &XdpContext, parsed: &Parsed) -> Result<Quoted, Exit> {
             Ip::v4(header.dst_addr),
         )
     };
+    // What lies behind the packet is not covered by its checksum.
+    if l4 + UdpHdr::LEN > parsed.l3 + parsed.ip_len {
+        return Err(Exit::Pass);
+    }
     let udp: &UdpHdr = packet::header(context, l4)?;
     Ok(Quoted {
         l3,

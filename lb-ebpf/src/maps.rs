@@ -133,9 +133,9 @@ pub(crate) static ENDPOINT_CACHE: Array<u32, { MAX_ENDPOINTS as usize }> = Array
 #[btf_map(name = "buckets")]
 pub(crate) static BUCKETS: Array<u64, { BUCKET_ENTRIES as usize }> = Array::new();
 
-/// The last identification given to a fragmented datagram, by slot. Written by: the program.
-#[btf_map(name = "identifications")]
-pub(crate) static IDENTIFICATIONS: Array<u64, { MAX_ENDPOINTS as usize }> = Array::new();
+/// The next identification of a fragmented datagram. Written by: the program.
+#[btf_map(name = "identification")]
+pub(crate) static IDENTIFICATION: Array<u64, 1> = Array::new();
 
 /// What the program knows of the packet at hand, per processor: the stack of a BPF program has 512
 /// bytes.

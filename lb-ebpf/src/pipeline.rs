@@ -260,8 +260,7 @@ fn first_piece(context: &XdpContext, scratch: &mut Scratch, found: u32) -> Resul
     let Some(place) = scratch.found.place() else {
         return Err(Exit::Drop(DropReason::Inconsistent));
     };
-    let identification = fragment::remember(&node, &scratch.parsed, &place, direction);
-    piece(context, &node, scratch, &place, direction, identification)
+    piece(context, &node, scratch, &place, direction, None)
 }
 
 /// The other pieces follow the first.
@@ -270,17 +269,12 @@ fn later_piece(context: &XdpContext, scratch: &mut Scratch) -> Result<u32, Exit>
     let node = Node::again(context, scratch)?;
     let followed = fragment::find(&node, &scratch.parsed)?;
     let (place, direction) = (followed.place, followed.direction);
-    piece(
-        context,
-        &node,
-        scratch,
-        &place,
-        direction,
-        followed.identification,
-    )
+    let identification = Some(followed.identification);
+    piece(context, &node, scratch, &place, direction, identification)
 }
 
-/// Sends a piece with another identification.
+/// Sends a piece with another identification: that of the first piece, or a new one for the others
+/// to follow.
 #[inline(always)]
 fn piece(
     context: &XdpContext,
@@ -288,12 +282,17 @@ fn piece(
     scratch: &mut Scratch,
     place: &Place,
     direction: Direction,
-    identification: u32,
+    identification: Option<u32>,
 ) -> Result<u32, Exit> {
     scratch.outgoing = translation(node, &scratch.parsed, place, direction)?;
-    if fits(&scratch.parsed, &scratch.outgoing) {
-        rewrite::may_pass(&scratch.parsed)?;
-        fragment::renumber(context, &scratch.parsed, identification)?;
+    let parsed = &scratch.parsed;
+    rewrite::may_pass(parsed)?;
+    if fits(parsed, &scratch.outgoing) {
+        let identification = match identification {
+            Some(identification) => identification,
+            None => fragment::remember(node, parsed, place, direction),
+        };
+        fragment::renumber(context, parsed, identification)?;
     }
     send(context, node, scratch, place, direction)
 }

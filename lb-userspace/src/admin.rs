@@ -10,6 +10,8 @@ pub mod client;
 mod clients;
 pub mod explain;
 pub mod flows;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod peer;
 pub mod reload;
 mod routes;

@@ -6,6 +6,8 @@
 mod ask;
 mod clients;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod output;
 mod show;
 mod table;

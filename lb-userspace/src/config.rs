@@ -12,6 +12,8 @@ pub mod duration;
 mod error;
 mod expand;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod health;
 mod init;
 mod keys;
@@ -99,11 +101,14 @@ pub fn admin_socket(path: &Path) -> Result<std::path::PathBuf, LoadError> {
         path: path.to_owned(),
         source,
     })?;
-    let root =
-        raw::parse(&String::from_utf8_lossy(&bytes)).map_err(|fault| LoadError::Invalid {
-            path: path.to_owned(),
-            errors: ConfigErrors::one(fault),
-        })?;
+    socket_in(&String::from_utf8_lossy(&bytes)).map_err(|fault| LoadError::Invalid {
+        path: path.to_owned(),
+        errors: ConfigErrors::one(fault),
+    })
+}
+
+fn socket_in(text: &str) -> Result<std::path::PathBuf, Fault> {
+    let root = raw::parse(text)?;
     let report = Report::default();
     let place = Place {
         path: String::new(),

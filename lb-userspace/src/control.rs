@@ -10,13 +10,19 @@ pub mod choice;
 pub mod event;
 pub mod evidence;
 pub mod fill;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod numbers;
 pub mod overrides;
 pub mod plan;
 pub mod render;
 pub mod snapshot;
 pub mod state;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "a fuzz target makes one of these sites only")
+)]
 pub(crate) mod testing;
 
 use std::{

@@ -8,11 +8,13 @@
 
 pub mod attach;
 pub mod audit;
+mod batch;
 mod clock;
 pub mod fake;
 pub mod image;
 pub mod kernel;
 pub mod layout;
+mod pressure;
 mod records;
 pub mod sweep;
 
@@ -157,6 +159,8 @@ pub struct SweepReport {
     pub affinity_entries: u32,
     /// Flows that ended in this pass.
     pub ended: u32,
+    /// Places run out somewhere: the next pass should not wait long.
+    pub pressed: bool,
     /// How long the pass took.
     pub took: Duration,
 }

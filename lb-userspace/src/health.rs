@@ -22,6 +22,8 @@ use tokio::{
     task::AbortHandle,
 };
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::probe::fuzz;
 pub use self::{
     judge::{Health, Judge, Transition},
     probe::{Awaited, Probe, ProbeFailure, ProbeOutcome, ProbeTarget, probe},

@@ -14,6 +14,7 @@
 //! | [`config`] | from the file to types that cannot be wrong | `toml`, in `config::raw` alone |
 //! | [`tls`] | how a server's certificate is judged | `rustls` |
 //! | [`telemetry`] | the log | `tracing` |
+//! | `fuzz` | every reader of outside input as a function of bytes; not in the binary | everything |
 //!
 //! # The way of a health result
 //!
@@ -40,6 +41,8 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dataplane;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod health;
 pub mod net;
 pub mod telemetry;

@@ -16,6 +16,8 @@
 
 pub mod addresses;
 pub mod announce;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod interfaces;
 mod netlink;
 pub mod next_hop;

@@ -4,6 +4,8 @@
 //! at all ([`Trust`]). [`ClientTls`] turns that into a configuration of rustls and builds a new one
 //! when the CA file changes.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod key;
 mod verify;
 mod words;

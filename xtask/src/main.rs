@@ -1,6 +1,7 @@
 //! `cargo xtask`: every job of the project by name. This file is the table of contents.
 
 mod check;
+mod fuzz;
 mod process;
 mod run;
 mod setup;
@@ -31,6 +32,8 @@ enum Job {
     Test(test::Options),
     /// Checks format, lints, house rules and documentation
     Check,
+    /// Feeds changing inputs to what reads outside input, by coverage; without a name, lists targets
+    Fuzz(fuzz::Options),
     /// Shows the demonstration site; with `-- --config FILE`, runs vipd on this machine
     Run(run::Options),
 }
@@ -50,6 +53,7 @@ fn run_job(job: Job) -> Result<ExitCode> {
     match job {
         Job::Setup(options) => setup::command(&workspace, &options)?,
         Job::Test(options) => return test::command(&workspace, &options),
+        Job::Fuzz(options) => fuzz::command(&workspace, &options)?,
         Job::Check => check::command(&workspace)?,
         Job::Run(options) => run::command(&workspace, &options)?,
     }

@@ -43,6 +43,8 @@ pub(crate) enum Needs {
     Build,
     /// The same, and the programs that tests and demonstration start.
     Lab,
+    /// Compilers and linker, one for C++ among them.
+    Fuzz,
 }
 
 /// Runs the command.
@@ -68,8 +70,10 @@ fn prepare(workspace: &Workspace, needs: Needs, route: Route) -> Result<()> {
     }
     packages::install(packages::BUILD)?;
     let llvm = packages::llvm()?;
-    if needs == Needs::Lab {
-        packages::install(packages::LAB)?;
+    match needs {
+        Needs::Build => {}
+        Needs::Lab => packages::install(packages::LAB)?,
+        Needs::Fuzz => packages::install(packages::FUZZ)?,
     }
     let linker = linker::ensure(workspace, &llvm)?;
     let compiler = compiler::ensure(workspace, route)?;

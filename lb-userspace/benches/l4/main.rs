@@ -112,7 +112,7 @@ fn run(dir: &Path, n: u32) {
     .unwrap();
     let mut settings = k.image().unwrap().settings;
     settings.flow_timeout_s = 300;
-    settings.cache_mask = lb_userspace::dataplane::kernel::cache_sets(n.max(1024) * 2) - 1;
+    settings.cache_mask = lb_common::limits::cache_sets(n.max(1024) * 2) - 1;
     settings.snat_address_count = 1;
     settings.snat_addresses[0] = addr::mapped([10, 11, 20, 5]);
     settings.interfaces[0] = Interface {

@@ -12,15 +12,19 @@ pub(super) fn user(uid: u32) -> String {
 
 /// Returns the number of a group in `/etc/group`.
 pub(super) fn group(name: &str) -> Option<u32> {
-    let text = fs::read_to_string("/etc/group").ok()?;
-    text.lines().find_map(|line| {
+    number_of(&fs::read_to_string("/etc/group").ok()?, name)
+}
+
+/// Looks a name up in text of the form of group(5).
+pub(super) fn number_of(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
         let mut fields = line.split(':');
         (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
     })
 }
 
 /// Looks a number up in text of the form of passwd(5).
-fn name_of(passwd: &str, uid: u32) -> Option<String> {
+pub(super) fn name_of(passwd: &str, uid: u32) -> Option<String> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;

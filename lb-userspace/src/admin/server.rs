@@ -166,7 +166,8 @@ fn restrict(path: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-async fn serve(stream: UnixStream, context: &Context) {
+/// Answers one connection until it ends.
+pub(super) async fn serve(stream: UnixStream, context: &Context) {
     let user = match stream.peer_cred() {
         Ok(peer) => peer::user(peer.uid()),
         Err(error) => {
@@ -182,6 +183,8 @@ async fn serve(stream: UnixStream, context: &Context) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME)
         .max_buf_size(HEADER_BYTES)
+        // Scripts close their side as soon as they have asked (`nc -N`), and wait for the answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(REQUEST_TIME, connection).await {
         Ok(Ok(())) | Err(_) => {}

@@ -35,6 +35,8 @@ use crate::{
 
 /// Pause between two sweeps.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+/// The same while places run out.
+const SWEEP_PAUSE_PRESSED: Duration = Duration::from_millis(250);
 /// Pause between two looks at addresses that may be given up.
 const ADDRESS_PAUSE: Duration = Duration::from_secs(10);
 /// Probe reports that may wait.
@@ -259,9 +261,13 @@ pub(super) fn sweep(
         .spawn(move || {
             let mut failing = false;
             loop {
+                let mut pause = SWEEP_PAUSE;
                 match sweeper.sweep(&settings.load()) {
                     Ok(report) => {
                         failing = false;
+                        if report.pressed {
+                            pause = SWEEP_PAUSE_PRESSED;
+                        }
                         if handle.tell_blocking(Event::Sweep(report)).is_err() {
                             return;
                         }
@@ -273,7 +279,7 @@ pub(super) fn sweep(
                         failing = true;
                     }
                 }
-                match stopped.recv_timeout(SWEEP_PAUSE) {
+                match stopped.recv_timeout(pause) {
                     Err(std_mpsc::RecvTimeoutError::Timeout) => {}
                     Ok(()) | Err(std_mpsc::RecvTimeoutError::Disconnected) => return,
                 }

@@ -166,6 +166,8 @@ fn usable(image: &Image, service: &Service, id: u16, own_check: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use lb_common::affinity::TOUCH_S;
+
     use std::{collections::BTreeMap, sync::Arc};
 
     use super::*;
@@ -227,12 +229,13 @@ mod tests {
         let state = site();
         let (by_table, other) = table_and_other(&state);
 
-        let stays = ask(&state, 443, Some((other, 6 * 3600)));
+        let lifetime = 6 * 3600 + TOUCH_S;
+        let stays = ask(&state, 443, Some((other, lifetime)));
         assert_eq!(
             (stays.backend, stays.because),
             (Some(other), Because::Affinity)
         );
-        let over = ask(&state, 443, Some((other, 6 * 3600 + 1)));
+        let over = ask(&state, 443, Some((other, lifetime + 1)));
         assert_eq!(
             (over.backend, over.because),
             (Some(by_table), Because::SourceHash)

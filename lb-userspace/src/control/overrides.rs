@@ -215,33 +215,14 @@ pub fn load(directory: &Path) -> Loaded {
             };
         }
     };
-    let fault = match serde_json::from_slice::<Stored>(&text) {
-        Ok(stored) if stored.version == VERSION => {
-            let mut clients = ClientRules::default();
-            for stored in stored.clients {
-                let rules = clients.0.entry(stored.service).or_default();
-                rules.insert(stored.prefix, stored.rule);
-            }
-            let backends = stored
-                .backends
-                .into_iter()
-                .map(|stored| {
-                    (
-                        BackendName::new(stored.pool, stored.backend),
-                        stored.changes,
-                    )
-                })
-                .collect();
+    let fault = match read(&text) {
+        Ok(overrides) => {
             return Loaded {
-                overrides: Overrides {
-                    backends,
-                    clients: Arc::new(clients),
-                },
+                overrides,
                 warning: None,
             };
         }
-        Ok(stored) => format!("its version is {} (expected {VERSION})", stored.version),
-        Err(error) => error.to_string(),
+        Err(fault) => fault,
     };
     let aside = path.with_extension("json.unreadable");
     let kept = match fs::rename(&path, &aside) {
@@ -256,6 +237,30 @@ pub fn load(directory: &Path) -> Loaded {
             path.display()
         )),
     }
+}
+
+/// Reads the content of the file, or says what is wrong with it.
+pub(super) fn read(text: &[u8]) -> Result<Overrides, String> {
+    let stored: Stored = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    if stored.version != VERSION {
+        return Err(format!(
+            "its version is {} (expected {VERSION})",
+            stored.version
+        ));
+    }
+    let mut clients = ClientRules::default();
+    for stored in stored.clients {
+        let rules = clients.0.entry(stored.service).or_default();
+        rules.insert(stored.prefix, stored.rule);
+    }
+    let backends = stored.backends.into_iter().map(|stored| {
+        let name = BackendName::new(stored.pool, stored.backend);
+        (name, stored.changes)
+    });
+    Ok(Overrides {
+        backends: backends.collect(),
+        clients: Arc::new(clients),
+    })
 }
 
 /// The changes could not be written.
@@ -274,6 +279,11 @@ pub struct SaveError {
 /// [`SaveError`]; the former file is then untouched.
 pub fn save(overrides: &Overrides, directory: &Path) -> Result<(), SaveError> {
     let path = directory.join(FILE);
+    write_whole(&path, overrides).map_err(|source| SaveError { path, source })
+}
+
+/// Returns the content of the file.
+pub(super) fn written(overrides: &Overrides) -> serde_json::Result<Vec<u8>> {
     let stored = Stored {
         version: VERSION,
         backends: overrides
@@ -295,18 +305,19 @@ pub fn save(overrides: &Overrides, directory: &Path) -> Result<(), SaveError> {
             })
             .collect(),
     };
-    write_whole(&path, &stored).map_err(|source| SaveError { path, source })
+    let mut text = serde_json::to_vec_pretty(&stored)?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// Replaces the file at `path` in one step that survives a loss of power.
-fn write_whole(path: &Path, stored: &Stored) -> io::Result<()> {
+fn write_whole(path: &Path, overrides: &Overrides) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
-    let text = serde_json::to_vec_pretty(stored)?;
+    let text = written(overrides)?;
     let temporary = path.with_extension("json.new");
     let mut file = File::create(&temporary)?;
     file.write_all(&text)?;
-    file.write_all(b"\n")?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     File::open(directory)?.sync_all()

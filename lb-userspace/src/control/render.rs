@@ -14,7 +14,7 @@ use lb_common::{
     maglev::{self, Candidate},
     pool::Pool as KernelPool,
     service::{Service as KernelService, ServiceKey},
-    settings::{Interface, Settings},
+    settings::{Interface, Settings, reciprocal},
 };
 
 use super::{
@@ -146,6 +146,8 @@ fn settings(state: &DesiredState) -> Settings {
         layout_version: LAYOUT_VERSION,
         flow_timeout_s: seconds(node.flow_timeout),
         seed: state.made_with.seed,
+        cache_mask: state.cache_mask,
+        slot_reciprocal: reciprocal(u16::try_from(node.snat_ports.count()).unwrap_or(u16::MAX)),
         quarantine_s: SNAT_QUARANTINE_S,
         slots: state.made_with.slots,
         snat_port_first: node.snat_ports.first,

@@ -68,6 +68,8 @@ pub struct DesiredState {
     pub client_ranges: Arc<ClientRanges>,
     /// What the last sweep found.
     pub sweep: SweepReport,
+    /// Last set of the program's flow cache that is in use.
+    pub cache_mask: u32,
     /// How full the tables are by that.
     pub fills: Fills,
 }

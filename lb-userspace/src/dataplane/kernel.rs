@@ -21,9 +21,7 @@ use lb_common::{
     affinity::{Affinity, AffinityKey},
     backend::Backend,
     endpoint::{Endpoint, EndpointKey},
-    limits::{
-        CACHE_PLACES_PER_FLOW, CACHE_WAYS, MAGLEV_SLOTS, MAX_BACKENDS, MAX_POOLS, MAX_SERVICES,
-    },
+    limits::{self, MAGLEV_SLOTS, MAX_BACKENDS, MAX_POOLS, MAX_SERVICES},
     map_names,
     pool::Pool,
     record::{Claim, State},
@@ -227,7 +225,7 @@ impl Kernel {
             settings = Settings {
                 layout_version: LAYOUT_VERSION,
                 seed: random(),
-                quarantine_s: lb_common::limits::SNAT_QUARANTINE_S,
+                quarantine_s: limits::SNAT_QUARANTINE_S,
                 slots: options.slots(),
                 snat_port_first: options.snat_port_first,
                 snat_port_count: options.snat_port_count,
@@ -519,8 +517,8 @@ const FREE_POOL: Pool = Pool {
     half: 0,
     eligible: 0,
     member_count: 0,
-    members: [0; lb_common::limits::MAX_POOL_MEMBERS],
-    name: [0; lb_common::limits::NAME_BYTES],
+    members: [0; limits::MAX_POOL_MEMBERS],
+    name: [0; limits::NAME_BYTES],
 };
 
 fn prepare_directory(directory: &Path) -> Result<(), DataplaneError> {
@@ -572,14 +570,6 @@ fn check_layout(directory: &Path, options: &Options) -> Result<(), DataplaneErro
     )))
 }
 
-/// Returns how many sets the program's flow cache needs for so many flows: a power of two.
-#[must_use]
-pub fn cache_sets(flows: u32) -> u32 {
-    (flows.saturating_mul(CACHE_PLACES_PER_FLOW) / CACHE_WAYS)
-        .next_power_of_two()
-        .max(1)
-}
-
 /// Returns the capacity of each map that is sized by the configuration.
 fn sizes(options: &Options) -> [(&'static str, u32); 4] {
     [
@@ -592,7 +582,7 @@ fn sizes(options: &Options) -> [(&'static str, u32); 4] {
 
 fn load(directory: &Path, options: &Options) -> Result<Ebpf, DataplaneError> {
     let mut loader = EbpfLoader::new();
-    loader.map_max_entries(CACHE, cache_sets(options.max_flows));
+    loader.map_max_entries(CACHE, limits::cache_sets(options.max_flows));
     for (name, entries) in sizes(options) {
         loader.map_max_entries(name, entries);
     }
@@ -681,5 +671,13 @@ pub(super) fn pinned_hash<K: Pod, V: Pod>(
     let data = MapData::from_pin(path)
         .map_err(|e| failed(&format!("open the pinned map {}", path.display()), e))?;
     HashMap::try_from(Map::HashMap(data))
+        .map_err(|e| failed(&format!("use the pinned map {}", path.display()), e))
+}
+
+/// Opens a pinned array with this value type, whose layout has been compared.
+pub(super) fn pinned_array<V: Pod>(path: &Path) -> Result<Array<MapData, V>, DataplaneError> {
+    let data = MapData::from_pin(path)
+        .map_err(|e| failed(&format!("open the pinned map {}", path.display()), e))?;
+    Array::try_from(Map::Array(data))
         .map_err(|e| failed(&format!("use the pinned map {}", path.display()), e))
 }

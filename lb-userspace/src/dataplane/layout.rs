@@ -10,6 +10,8 @@
 //! not compared: compilers are free to change them.
 
 mod btf;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod kernel;
 mod object;
 mod shape;

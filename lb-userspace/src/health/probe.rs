@@ -5,6 +5,8 @@
 
 mod connect;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod http;
 mod ping;
 mod tls;

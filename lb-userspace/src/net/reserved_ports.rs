@@ -187,7 +187,7 @@ impl ReservedPorts {
     }
 
     fn write_record(&self, added: &PortSet) -> Result<(), ReservedPortsError> {
-        let content = format!("boot {}\nadded {added}\n", self.boot_id()?);
+        let content = record(&self.boot_id()?, added);
         let fresh = self.record.with_extension("new");
         fs::write(&fresh, content).map_err(|source| file_error("write", &fresh, source))?;
         fs::rename(&fresh, &self.record).map_err(|source| file_error("write", &self.record, source))
@@ -209,7 +209,11 @@ fn plan(current: &PortSet, added_before: &PortSet, snat: &PortSet) -> Plan {
     }
 }
 
-fn parse_record(content: &str) -> Option<(&str, PortSet)> {
+pub(super) fn record(boot: &str, added: &PortSet) -> String {
+    format!("boot {boot}\nadded {added}\n")
+}
+
+pub(super) fn parse_record(content: &str) -> Option<(&str, PortSet)> {
     let (boot, added) = content.split_once('\n')?;
     let boot = boot.strip_prefix("boot ")?;
     let added = added.strip_prefix("added ")?.parse().ok()?;

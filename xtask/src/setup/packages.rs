@@ -22,6 +22,9 @@ const fn program(name: &'static str, package: &'static str) -> Program {
 /// What a build needs, and what looks inside the result.
 pub(super) const BUILD: &[Program] = &[program("cc", "gcc"), program("bpftool", "bpftool")];
 
+/// What builds libFuzzer.
+pub(super) const FUZZ: &[Program] = &[program("c++", "g++")];
+
 /// What the tests and the demonstration start.
 pub(super) const LAB: &[Program] = &[
     program("curl", "curl"),

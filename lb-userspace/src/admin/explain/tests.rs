@@ -1,3 +1,5 @@
+use lb_common::affinity::TOUCH_S;
+
 use std::sync::Arc;
 
 use super::*;
@@ -45,20 +47,20 @@ fn a_client_without_memory_is_explained_by_its_hash() {
 
 #[test]
 fn a_client_that_belongs_somewhere_is_told_for_how_long() {
-    let told = asked(&snapshot(), Some((1, 61)));
+    let told = asked(&snapshot(), Some((1, 61 + TOUCH_S)));
 
     assert_eq!(told.because, api::Because::Affinity);
     assert_eq!(told.backend.as_deref(), Some("gw2"));
     assert_eq!(
         told.why,
-        "it belongs there: last seen 1m 1s ago, for 5h 58m more"
+        "it belongs there: last seen 1m 17s ago, for 5h 58m more"
     );
     assert_eq!(
         told.affinity,
         Some(api::Remembered {
             group: "ras".to_owned(),
             backend: Some("ras/gw2".to_owned()),
-            age_s: 61,
+            age_s: 61 + TOUCH_S,
             expires_in_s: 6 * 3600 - 61,
         })
     );
@@ -80,7 +82,7 @@ fn a_moved_client_is_told_why() {
 
 #[test]
 fn an_expired_memory_is_told() {
-    let told = asked(&snapshot(), Some((1, 6 * 3600 + 60)));
+    let told = asked(&snapshot(), Some((1, 6 * 3600 + TOUCH_S + 60)));
 
     assert_eq!(told.because, api::Because::SourceHash);
     assert_eq!(

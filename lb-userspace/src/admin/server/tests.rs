@@ -209,6 +209,29 @@ async fn wrong_requests_are_answered_with_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn who_has_closed_its_side_after_asking_is_answered() {
+    let daemon = Daemon::start();
+    for request in [
+        "GET /v1/explain?client=10.1.2.3 HTTP/1.1\r\nHost: x\r\n\r\n",
+        "POST /v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nnull",
+        "nonsense\r\n\r\n",
+    ] {
+        let mut stream = UnixStream::connect(daemon.client.socket())
+            .await
+            .expect("it listens");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        stream.shutdown().await.expect("closed");
+
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        let ended = tokio::time::timeout(Duration::from_secs(20), read).await;
+
+        assert!(ended.is_ok(), "the connection stays open: {request}");
+        assert!(answer.starts_with("HTTP/1.1 "), "{request}: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn only_the_group_may_open_the_socket() {
     let daemon = Daemon::start();
 

@@ -12,7 +12,7 @@ use lb_common::{
 
 use super::{
     BackendIdentity, BackendState, CheckState, DesiredState, Health, NumberSet, Refusal,
-    ServiceIdentity, clients::client_ranges, reload,
+    ServiceIdentity, clients::client_ranges, reload, transitions::cache_mask,
 };
 use crate::{
     config::model::Config,
@@ -56,12 +56,18 @@ impl DesiredState {
         } else {
             free_numbers(image.settings.slots)
         };
+        let cache_mask = match image.settings.cache_mask {
+            0 => cache_mask(0, 0, config.node.max_flows),
+            // What is in use is kept until it is known how many flows there are.
+            in_use => in_use,
+        };
         let mut state = Self {
             config,
             generation: 1,
             loaded: now,
             adopted,
             made_with: image.settings,
+            cache_mask,
             numbers,
             backends: BTreeMap::new(),
             next_hops: BTreeMap::new(),

@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, time::SystemTime};
 
+use lb_common::limits::cache_sets;
+
 use super::DesiredState;
 use crate::{
     config::model::{AdminState, Backend},
@@ -110,6 +112,11 @@ impl DesiredState {
     /// Takes in what a sweep found: frees numbers, and marks backends as full or drained.
     pub fn on_sweep(&mut self, report: SweepReport) {
         self.sweep = report;
+        self.cache_mask = cache_mask(
+            self.cache_mask,
+            self.flows_in_use(),
+            self.config.node.max_flows,
+        );
         self.release();
         self.settle();
         let config = std::sync::Arc::clone(&self.config);
@@ -277,5 +284,48 @@ fn full(backend: &Backend, was_full: bool, flows: u32) -> bool {
         flows >= resume
     } else {
         flows >= backend.max_connections
+    }
+}
+/// Returns the last set of the flow cache that shall be in use with so many flows.
+///
+/// What the program has cached is lost with each change, so there is room between the bounds at
+/// which the cache grows and shrinks.
+pub(super) fn cache_mask(present: u32, flows: u32, max_flows: u32) -> u32 {
+    /// The cache of so few flows costs nothing.
+    const FEW: u32 = 1024;
+    let sets = |flows: u32| cache_sets(flows.max(FEW).min(max_flows));
+    let bounds = sets(flows)..=sets(flows.saturating_mul(16));
+    if bounds.contains(&present.saturating_add(1)) {
+        present
+    } else {
+        sets(flows.saturating_mul(4)) - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flow_cache_has_room_and_changes_seldom() {
+        let max = 1 << 20;
+        let mut mask = 0;
+        let mut changes = 0;
+        for flows in (0..max).step_by(1000).chain((0..max).rev().step_by(1000)) {
+            let now = cache_mask(mask, flows, max);
+            let places = (u64::from(now) + 1) * 16;
+            assert!((now + 1).is_power_of_two());
+            assert!(places >= 2 * u64::from(flows), "{places} for {flows}");
+            assert!(places <= 2 * u64::from(max));
+            changes += u32::from(now != mask);
+            mask = now;
+        }
+        assert!(changes <= 14, "{changes} changes");
+    }
+
+    #[test]
+    fn tables_for_few_flows_have_a_cache_too() {
+        assert_eq!(cache_mask(0, 0, 64), cache_sets(64) - 1);
+        assert_eq!(cache_mask(1000, 64, 64), cache_sets(64) - 1);
     }
 }

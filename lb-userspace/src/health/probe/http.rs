@@ -45,13 +45,8 @@ pub(super) async fn probe(
 ) -> Result<Passed, ProbeFailure> {
     let host = Host::new(spec, target);
     let request = request(spec, &host)?;
-    let exchange = Exchange {
-        spec,
-        title: format!("{} {}", spec.method, spec.path),
-        port: target.port,
-        trust: tls.map_or(&Trust::Anybody, |tls| tls.trust()),
-        clock,
-    };
+    let trust = tls.map_or(&Trust::Anybody, |tls| tls.trust());
+    let exchange = Exchange::new(spec, target.port, trust, clock);
     match tls {
         None => {
             let stream = connect::open(target, clock).await?;
@@ -64,6 +59,20 @@ pub(super) async fn probe(
             exchange.run(stream, request).await
         }
     }
+}
+
+/// Sends the request on a connection that is there.
+#[cfg(any(test, fuzzing))]
+pub(super) async fn probe_on(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    spec: &HttpProbe,
+    target: &ProbeTarget,
+    clock: &Clock,
+) -> Result<Passed, ProbeFailure> {
+    let request = request(spec, &Host::new(spec, target))?;
+    Exchange::new(spec, target.port, &Trust::Anybody, clock)
+        .run(stream, request)
+        .await
 }
 
 fn request(spec: &HttpProbe, host: &Host) -> Result<Request<Empty<Bytes>>, ProbeFailure> {
@@ -148,7 +157,17 @@ struct Exchange<'a> {
     clock: &'a Clock,
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
+    fn new(spec: &'a HttpProbe, port: u16, trust: &'a Trust, clock: &'a Clock) -> Self {
+        Self {
+            spec,
+            title: format!("{} {}", spec.method, spec.path),
+            port,
+            trust,
+            clock,
+        }
+    }
+
     async fn run<S>(
         &self,
         stream: S,

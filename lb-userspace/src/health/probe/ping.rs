@@ -40,13 +40,13 @@ async fn receive(socket: &UdpSocket, header: Header, echo: &Echo) -> io::Result<
 
 /// What stands before the ICMP message in a received packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Header {
+pub(super) enum Header {
     None,
     Ipv4,
 }
 
 impl Header {
-    fn skip(self, packet: &[u8]) -> Option<&[u8]> {
+    pub(super) fn skip(self, packet: &[u8]) -> Option<&[u8]> {
         match self {
             Self::None => Some(packet),
             // IHL counts words of four bytes (RFC 791 section 3.1).
@@ -82,7 +82,7 @@ fn open(address: IpAddr) -> Result<(UdpSocket, Header), ProbeFailure> {
 
 /// One request and what its reply looks like. Replies are told apart by the payload: the kernel
 /// chooses the identifier of an unprivileged ping socket.
-struct Echo {
+pub(super) struct Echo {
     request_type: u8,
     reply_type: u8,
     token: [u8; 8],
@@ -90,12 +90,16 @@ struct Echo {
 
 impl Echo {
     fn new(address: IpAddr) -> Self {
+        // The standard library's hasher begins with random keys.
+        let token = RandomState::new().build_hasher().finish().to_be_bytes();
+        Self::with_token(address, token)
+    }
+
+    pub(super) fn with_token(address: IpAddr, token: [u8; 8]) -> Self {
         let (request_type, reply_type) = match address {
             IpAddr::V4(_) => (8, 0),
             IpAddr::V6(_) => (128, 129),
         };
-        // The standard library's hasher begins with random keys.
-        let token = RandomState::new().build_hasher().finish().to_be_bytes();
         Self {
             request_type,
             reply_type,
@@ -104,7 +108,7 @@ impl Echo {
     }
 
     /// Returns the message. The kernel fills in the checksum of ICMPv6, which covers addresses.
-    fn request(&self) -> Vec<u8> {
+    pub(super) fn request(&self) -> Vec<u8> {
         let [first, second, ..] = self.token;
         let mut message = vec![self.request_type, 0, 0, 0, first, second, 0, 1];
         message.extend_from_slice(LABEL);
@@ -116,7 +120,7 @@ impl Echo {
         message
     }
 
-    fn is_reply(&self, message: &[u8]) -> bool {
+    pub(super) fn is_reply(&self, message: &[u8]) -> bool {
         let payload = message.get(8..).and_then(|data| data.strip_prefix(LABEL));
         message.first() == Some(&self.reply_type) && payload == Some(&self.token[..])
     }
