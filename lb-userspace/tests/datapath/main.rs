@@ -12,6 +12,7 @@ mod flow_table;
 mod forward;
 mod harness;
 mod health;
+mod icmp;
 mod parse;
 mod ports;
 mod reply;

@@ -60,3 +60,21 @@ pub(crate) fn behind(frame: &[u8], l3: usize, extensions: &[Extension]) -> Vec<u
     out[l3 + 4..l3 + 6].copy_from_slice(&len.to_be_bytes());
     out
 }
+
+/// Takes `len` bytes of extension headers out again.
+pub(crate) fn without(frame: &[u8], l3: usize, len: usize) -> Vec<u8> {
+    let start = l3 + 40;
+    let mut last = start;
+    let mut next = frame[l3 + 6];
+    while last < start + len {
+        next = frame[last];
+        last += (usize::from(frame[last + 1]) + 1) * 8;
+    }
+    assert_eq!(last, start + len, "the headers have other lengths");
+    let mut out = frame[..start].to_vec();
+    out[l3 + 6] = next;
+    out.extend(&frame[last..]);
+    let payload_len = (out.len() - start) as u16;
+    out[l3 + 4..l3 + 6].copy_from_slice(&payload_len.to_be_bytes());
+    out
+}

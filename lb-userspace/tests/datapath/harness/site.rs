@@ -386,7 +386,12 @@ impl Site {
 
     /// Returns the counters of a backend.
     pub(crate) fn backend_counters(&self, gateway: Gateway) -> Counters {
-        self.counters().backends[usize::from(gateway.number)]
+        self.backend_counters_of(gateway.number)
+    }
+
+    /// Returns the counters of the backend with this number.
+    pub(crate) fn backend_counters_of(&self, number: u16) -> Counters {
+        self.counters().backends[usize::from(number)]
     }
 
     /// Makes one pass over the records.
@@ -551,7 +556,7 @@ fn port(text: &str) -> u16 {
     socket(text).port()
 }
 
-fn socket(text: &str) -> std::net::SocketAddr {
+pub(crate) fn socket(text: &str) -> std::net::SocketAddr {
     text.parse().expect("an address with a port")
 }
 
