@@ -10,6 +10,7 @@ mod arms;
 mod counters;
 mod flow_table;
 mod forward;
+mod fragments;
 mod harness;
 mod health;
 mod icmp;
