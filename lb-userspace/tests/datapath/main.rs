@@ -8,6 +8,7 @@ mod adoption;
 mod affinity;
 mod arms;
 mod counters;
+mod extension_headers;
 mod flow_table;
 mod forward;
 mod fragments;
