@@ -21,4 +21,5 @@ mod reply;
 mod selection;
 mod snat_ports;
 mod sweep;
+mod too_big;
 mod vlan;
