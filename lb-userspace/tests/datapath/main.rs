@@ -12,6 +12,7 @@ mod extension_headers;
 mod flow_table;
 mod forward;
 mod fragments;
+mod guard;
 mod harness;
 mod health;
 mod icmp;
