@@ -13,6 +13,7 @@ mod flow_table;
 mod forward;
 mod fragments;
 mod guard;
+mod hairpin;
 mod harness;
 mod health;
 mod icmp;
