@@ -2,7 +2,7 @@
 //! group, for as long as its timeout says.
 
 use lb_common::{
-    affinity::Affinity,
+    affinity::{Affinity, TOUCH_S, is_touch_due, lifetime_s},
     backend::{DOWN, HALT},
     hash,
     service::Service,
@@ -82,9 +82,11 @@ fn a_client_is_chosen_anew_when_its_time_has_run_out() {
         site.forward(&packet);
         site.only(GATEWAY2);
 
-        site.pins.age(AFFINITY_TIMEOUT_S - 2);
+        let lifetime = lifetime_s(AFFINITY_TIMEOUT_S, FLOW_TIMEOUT_S);
+        assert_eq!(lifetime, AFFINITY_TIMEOUT_S + TOUCH_S);
+        site.pins.age(lifetime - 2);
         let within = site.gateway_of(&packet.clone().port(1));
-        site.pins.age(AFFINITY_TIMEOUT_S + 2);
+        site.pins.age(lifetime + 1);
         let after = site.gateway_of(&packet.clone().port(2));
 
         assert_eq!(within, GATEWAY1);
@@ -101,11 +103,14 @@ fn each_service_of_a_group_has_a_timeout_of_its_own() {
         site.forward(&from_client(CLIENT, VIP));
         site.only(GATEWAY2);
 
-        site.pins.age(30);
+        let between = lifetime_s(25, FLOW_TIMEOUT_S) + 1;
+        assert!(between < lifetime_s(AFFINITY_TIMEOUT_S, FLOW_TIMEOUT_S) - 2);
+
+        site.pins.age(between);
 
         let long = from_client(CLIENT, VIP).port(1);
         assert_eq!(site.gateway_of(&long), GATEWAY1);
-        site.pins.age(30);
+        site.pins.age(between);
         assert_eq!(site.gateway_of(&from_client(CLIENT, VIP_OTHER)), GATEWAY2);
     });
 }
@@ -118,7 +123,7 @@ fn no_client_is_forgotten_before_its_flow_is() {
         site.forward(&from_client(CLIENT, VIP));
         site.only(GATEWAY2);
 
-        site.pins.age(FLOW_TIMEOUT_S - 2);
+        site.pins.age(FLOW_TIMEOUT_S + TOUCH_S - 2);
 
         let other_flow = from_client(CLIENT, VIP).port(1);
         assert_eq!(site.gateway_of(&other_flow), GATEWAY1);
@@ -135,7 +140,7 @@ fn packets_of_a_flow_keep_its_client_remembered() {
             let packet = from_client(client, vip);
             site.forward(&packet);
             let before = site.pins.affinity(ip, group).expect("a memory").last_seen;
-            site.pins.age(15);
+            site.pins.age(TOUCH_S);
 
             site.forward(&packet);
 
@@ -155,13 +160,69 @@ fn answers_of_a_flow_keep_its_client_remembered() {
             (CLIENT6, CLIENT6_IP, VIP6, GROUP6),
         ] {
             let forwarded = site.forward(&from_client(client, vip));
+            site.answer(&forwarded);
             let before = site.pins.affinity(ip, group).expect("a memory").last_seen;
-            site.pins.age(15);
+            site.pins.age(TOUCH_S);
 
             site.answer(&forwarded);
 
             let after = site.pins.affinity(ip, group).expect("a memory").last_seen;
             assert!(after >= before, "{client} is as old as before");
+        }
+    });
+}
+
+#[test]
+fn a_flow_marks_its_client_once_in_sixteen_seconds() {
+    Site::with(|site| {
+        let packet = from_client(CLIENT, VIP);
+        let forwarded = site.forward(&packet);
+        site.answer(&forwarded);
+        let record = site.pins.flow(&packet).expect("a flow").record;
+        let mut marks = 0;
+        for seconds in 1..=TOUCH_S + 2 {
+            site.pins.age(seconds);
+            let flow_before = site.pins.record(record).last_seen;
+            let before = site.pins.affinity(CLIENT_IP, GROUP).expect("a memory");
+
+            if seconds % 2 == 0 {
+                site.forward(&packet);
+            } else {
+                site.answer(&forwarded);
+            }
+
+            let now = site.pins.record(record).last_seen;
+            let after = site.pins.affinity(CLIENT_IP, GROUP).expect("a memory");
+            if is_touch_due(flow_before, now) {
+                assert_eq!(after.last_seen, now);
+                marks += 1;
+            } else {
+                assert_eq!(after, before, "marked between {flow_before} and {now}");
+            }
+        }
+        assert!((3..TOUCH_S).contains(&marks), "{marks} marks");
+    });
+}
+
+#[test]
+fn the_first_answer_confirms_the_client() {
+    Site::with(|site| {
+        for (client, ip, vip, group) in [
+            (CLIENT, CLIENT_IP, VIP, GROUP),
+            (CLIENT6, CLIENT6_IP, VIP6, GROUP6),
+        ] {
+            let packet = from_client(client, vip);
+            let forwarded = site.forward(&packet);
+            site.forward(&packet);
+            let before = site.pins.affinity(ip, group).expect("a memory");
+            assert_eq!(before.confirmed, 0);
+            site.pins.age(1);
+
+            site.answer(&forwarded);
+
+            let after = site.pins.affinity(ip, group).expect("a memory");
+            assert_eq!((after.confirmed, after.backend), (1, before.backend));
+            assert!(after.last_seen >= before.last_seen);
         }
     });
 }

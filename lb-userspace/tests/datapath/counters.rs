@@ -8,6 +8,7 @@ use lb_common::{
 };
 
 use crate::harness::{
+    fragment::cut,
     packet::Packet,
     plan::{
         CLIENT, CLIENT6, GATEWAY1, GATEWAY1_V6, GATEWAY2, SERVICE, SERVICE_OTHER, SERVICE6,
@@ -139,8 +140,14 @@ fn every_reason_to_drop_is_counted_under_its_own_number() {
             if *reason == DropReason::NoHeadroom {
                 site.pins.run_with_metadata(&frame, 212);
             } else {
-                let verdict = site.send_frame(&frame);
-                assert_eq!(verdict, Verdict::Dropped(*reason));
+                match site.send_frame(&frame) {
+                    Verdict::Dropped(counted) => {
+                        assert_eq!(counted, *reason);
+                        assert_ne!(counted, DropReason::TooBig, "the sender is not told");
+                    }
+                    Verdict::Answered(counted, _) => assert_eq!(counted, *reason),
+                    other => panic!("not dropped, but {other:?}"),
+                }
             }
 
             for (counted, count) in site.counters().drops {
@@ -160,9 +167,10 @@ fn bring_about(reason: DropReason, site: &mut Site) -> Vec<u8> {
             return frame;
         }
         DropReason::Fragment => {
-            let mut frame = packet.encode();
-            frame[packet.l3() + 6] = 0x20;
-            return frame;
+            let [_first, later] = &cut(&packet, 1, &[16])[..] else {
+                panic!("two pieces")
+            };
+            return later.encode();
         }
         DropReason::TtlExpired => packet.ttl(1),
         DropReason::NoFlow => {
@@ -203,19 +211,26 @@ fn bring_about(reason: DropReason, site: &mut Site) -> Vec<u8> {
             });
             packet
         }
-        DropReason::Blocked
-        | DropReason::SourceLimited
-        | DropReason::ServiceLimited
-        | DropReason::TooBig => todo_later(),
+        DropReason::Blocked => {
+            site.ranges(SERVICE, 0, &[([0; 16], true)]);
+            packet
+        }
+        DropReason::SourceLimited => {
+            site.service(SERVICE, |service| service.new_flows_per_source = 1);
+            site.forward(&packet);
+            packet.port(1)
+        }
+        DropReason::ServiceLimited => {
+            site.service(SERVICE, |service| service.new_flows_per_second = 1);
+            site.forward(&packet);
+            packet.port(1)
+        }
+        DropReason::TooBig => packet.payload(&[7; 1500]),
         DropReason::Inconsistent => {
-            let forwarded = site.forward(&packet);
-            site.endpoint(GATEWAY1, 443, 1000);
-            answer(&forwarded)
+            let answer = answer(&site.forward(&packet));
+            site.endpoint(GATEWAY1, 444, 1000);
+            answer.from("10.11.20.106:444")
         }
     };
     dropped.encode()
-}
-
-fn todo_later() -> Packet {
-    unreachable!()
 }

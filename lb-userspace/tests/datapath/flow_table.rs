@@ -136,6 +136,12 @@ fn a_record_without_its_entry_holds_its_port_and_hurts_nobody() {
         for packet in [from_client(CLIENT, VIP), from_client(CLIENT6, VIP6)] {
             let before = site.forward(&packet);
             site.pins.remove_flow(&packet);
+            assert_eq!(
+                site.forward(&packet),
+                before,
+                "its shortcut still leads there"
+            );
+            site.reload();
 
             let after = site.forward(&packet);
 

@@ -5,7 +5,7 @@ use lb_common::verdict::DropReason;
 use crate::harness::{
     packet::{Packet, udp},
     plan::{BALANCER_MAC, CLIENT, CLIENT6, GATEWAY1, ROUTER_MAC, SNAT, VIP, VIP6},
-    site::{Site, Verdict, from_client, towards},
+    site::{Site, Verdict, from_client},
 };
 
 /// Returns a client's frame with some bytes replaced.
@@ -53,7 +53,10 @@ fn what_is_not_ours_passes_untouched() {
         ("ICMP to the VIP", with(&v4(), l3 + 9, &[1])),
         ("TCP to the VIP in IPv6", with(&v6(), l3 + 6, &[6])),
         ("ICMPv6 to the VIP", with(&v6(), l3 + 6, &[58])),
-        ("hop-by-hop options before UDP", with(&v6(), l3 + 6, &[0])),
+        (
+            "the bytes of UDP as hop-by-hop options",
+            with(&v6(), l3 + 6, &[0]),
+        ),
         (
             "another MAC address",
             v4().macs(ROUTER_MAC, STRANGER_MAC).encode(),
@@ -185,52 +188,6 @@ fn lengths_that_lie_are_dropped_where_the_packet_is_for_a_vip() {
             assert_eq!(site.send_frame(&for_host), Verdict::Passed, "{what}");
         }
         assert_eq!(site.pins.used(), []);
-    });
-}
-
-#[test]
-fn fragments_for_a_vip_are_dropped_and_others_pass() {
-    let more = [0x20, 0x00];
-    let last = [0x00, 0xb9];
-    let middle = [0x20, 0xb9];
-    let do_not_fragment = [0x40, 0x00];
-    let host = v4().to("10.20.90.104:443");
-    let host6 = v6().to("[2001:db8:20::104]:443");
-    let dropped = Verdict::Dropped(DropReason::Fragment);
-    let fragment_header = |packet: &Packet| with(packet, packet.l3() + 6, &[44]);
-    let flags = |packet: &Packet, flags| with(packet, packet.l3() + 6, flags);
-    let table = [
-        ("the first piece", flags(&v4(), &more), &dropped),
-        ("a middle piece", flags(&v4(), &middle), &dropped),
-        ("the last piece", flags(&v4(), &last), &dropped),
-        ("a piece in IPv6", fragment_header(&v6()), &dropped),
-        (
-            "the first piece for the host",
-            flags(&host, &more),
-            &Verdict::Passed,
-        ),
-        (
-            "the last piece for the host",
-            flags(&host, &last),
-            &Verdict::Passed,
-        ),
-        (
-            "a piece for the host in IPv6",
-            fragment_header(&host6),
-            &Verdict::Passed,
-        ),
-    ];
-    Site::with(|site| {
-        site.only(GATEWAY1);
-        for (what, frame, expected) in table {
-            assert_eq!(site.send_frame(&frame), *expected, "{what}");
-        }
-        // Every packet of these tests has "don't fragment" set: it makes no fragment.
-        assert_eq!(flags(&v4(), &do_not_fragment), v4().encode());
-        assert_eq!(
-            site.send(&v4()),
-            Verdict::Sent(towards(GATEWAY1, &v4(), SNAT))
-        );
     });
 }
 

@@ -1,6 +1,7 @@
 //! The choice for a new client: the pool's weighted Maglev table at the hash of its address.
 
 use lb_common::{
+    affinity::lifetime_s,
     backend::{DOWN, DRAIN, HALT},
     hash,
     pool::{MAGLEV_EMPTY, Pool},
@@ -9,7 +10,10 @@ use lb_common::{
 use lb_userspace::dataplane::{Dataplane as _, image::MapOp};
 
 use crate::harness::{
-    plan::{CLIENT, GATEWAY1, GATEWAY1_V6, GATEWAY2, GATEWAY2_V6, POOL, POOL6, SERVICE, VIP, VIP6},
+    plan::{
+        AFFINITY_TIMEOUT_S, CLIENT, FLOW_TIMEOUT_S, GATEWAY1, GATEWAY1_V6, GATEWAY2, GATEWAY2_V6,
+        POOL, POOL6, SERVICE, VIP, VIP6,
+    },
     site::{Site, Verdict, from_client, ip},
 };
 
@@ -83,7 +87,8 @@ fn clients_spread_by_weight() {
 
 /// Ends every flow, and lets the daemon forget every client.
 fn forget_everybody(site: &mut Site) {
-    site.pins.age(45);
+    site.pins
+        .age(lifetime_s(AFFINITY_TIMEOUT_S, FLOW_TIMEOUT_S) + 1);
     site.sweep();
     site.sweep();
     let report = site.sweep_clients();

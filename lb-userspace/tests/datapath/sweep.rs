@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use lb_common::record::{Claim, Record, State};
+use lb_common::{
+    affinity::{TOUCH_S, lifetime_s},
+    record::{Claim, Record, State},
+};
 use lb_userspace::dataplane::{Dataplane as _, PortUse, sweep::SweepSettings};
 
 use crate::harness::{
@@ -135,6 +138,7 @@ fn an_entry_that_names_another_record_survives_the_end_of_this_one() {
             // The flow's first record loses its entry to a second one.
             let first = answered(site, &packet);
             site.pins.remove_flow(&packet);
+            site.reload();
             let second = site.forward(&packet);
             let entry = site.pins.flow(&packet).expect("a flow");
             assert_ne!(entry.record, first);
@@ -227,7 +231,8 @@ fn clients_are_forgotten_when_their_time_has_run_out() {
     Site::with(|site| {
         site.forward(&from_client(CLIENT, VIP));
         site.forward(&from_client(CLIENT6, VIP6));
-        site.pins.age(AFFINITY_TIMEOUT_S - 5);
+        site.pins
+            .age(lifetime_s(AFFINITY_TIMEOUT_S, FLOW_TIMEOUT_S) - 5);
         assert_eq!(site.sweep_clients().affinity_entries, 2);
 
         site.pins.age(6);
@@ -270,7 +275,9 @@ fn a_client_of_a_group_that_is_not_configured_lives_as_long_as_its_flow() {
         assert_eq!(site.sweep_with(&settings).affinity_entries, 1);
 
         site.end_flows();
-        site.sweep_clients();
+        site.pins.age(TOUCH_S - 4);
+        assert_eq!(site.sweep_clients().affinity_entries, 1);
+        site.pins.age(4);
         let mut reports = std::iter::repeat_with(|| site.sweep_with(&settings)).take(100_000);
 
         assert!(reports.any(|report| report.affinity_entries == 0));

@@ -12,6 +12,8 @@ use lb_common::{
     addr::{bytes, unmapped},
     affinity::{Affinity, AffinityKey},
     flow::{Flow, FlowKey, FlowKey6},
+    fragment::{Fragment, FragmentKey},
+    guard::Range,
     map_names,
     record::{Claim, Record, State},
 };
@@ -25,6 +27,8 @@ pub(crate) struct Pins {
     flows: HashMap<MapData, FlowKey, Flow>,
     flows6: HashMap<MapData, FlowKey6, Flow>,
     affinity: HashMap<MapData, AffinityKey, Affinity>,
+    fragments: HashMap<MapData, FragmentKey, Fragment>,
+    ranges: Array<MapData, Range>,
 }
 
 impl Pins {
@@ -39,6 +43,12 @@ impl Pins {
             flows: hash(map_names::FLOWS).try_into().expect("flows"),
             flows6: hash(map_names::FLOWS6).try_into().expect("flows6"),
             affinity: hash(map_names::AFFINITY).try_into().expect("affinity"),
+            fragments: Map::LruHashMap(map(map_names::FRAGMENTS))
+                .try_into()
+                .expect("fragments"),
+            ranges: Map::Array(map(map_names::RANGES))
+                .try_into()
+                .expect("ranges"),
         }
     }
 
@@ -117,7 +127,25 @@ impl Pins {
             .expect("room for a client");
     }
 
-    /// Makes everything that records and affinity remember `seconds` older.
+    /// Returns what the first pieces of datagrams have left.
+    pub(crate) fn fragments(&self) -> Vec<Fragment> {
+        self.fragments
+            .iter()
+            .map(|entry| entry.expect("a first piece").1)
+            .collect()
+    }
+
+    /// Writes an entry of `ranges`.
+    pub(crate) fn set_range(&mut self, index: u32, start: [u8; 16], is_blocked: bool) {
+        let range = Range {
+            start,
+            blocked: u32::from(is_blocked),
+            _reserved: 0,
+        };
+        self.ranges.set(index, range, 0).expect("a range");
+    }
+
+    /// Makes everything that records, affinity and fragments remember `seconds` older.
     pub(crate) fn age(&mut self, seconds: u32) {
         for (index, record) in self.used() {
             self.set_record(
@@ -137,6 +165,16 @@ impl Pins {
             self.affinity
                 .insert(key, entry, 0)
                 .expect("the same client");
+        }
+        let pieces: Vec<_> = self.fragments.iter().map(|e| e.expect("a piece")).collect();
+        for (key, piece) in pieces {
+            let piece = Fragment {
+                seen: before(piece.seen, seconds),
+                ..piece
+            };
+            self.fragments
+                .insert(key, piece, 0)
+                .expect("the same datagram");
         }
     }
 

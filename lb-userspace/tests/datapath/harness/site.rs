@@ -30,6 +30,8 @@ use lb_userspace::dataplane::{
 };
 
 use super::{
+    fragment::Piece,
+    icmp::Icmp,
     namespaces,
     packet::{Packet, udp},
     pins::Pins,
@@ -42,15 +44,30 @@ use super::{
 
 /// What becomes of a packet.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Verdict {
+pub(crate) enum Verdict<T = Packet> {
     /// It is the host's, untouched.
     Passed,
     /// It was dropped, and counted for this reason.
     Dropped(DropReason),
+    /// It was dropped and counted like that, and its sender is told by this frame.
+    Answered(DropReason, Vec<u8>),
     /// It left by the interface that it came in by.
-    Sent(Packet),
+    Sent(T),
     /// It left by another interface.
-    Redirected(Packet),
+    Redirected(T),
+}
+
+impl<T> Verdict<T> {
+    /// Reads what left.
+    pub(crate) fn map<U>(self, read: impl FnOnce(T) -> U) -> Verdict<U> {
+        match self {
+            Self::Passed => Verdict::Passed,
+            Self::Dropped(reason) => Verdict::Dropped(reason),
+            Self::Answered(reason, frame) => Verdict::Answered(reason, frame),
+            Self::Sent(packet) => Verdict::Sent(read(packet)),
+            Self::Redirected(packet) => Verdict::Redirected(read(packet)),
+        }
+    }
 }
 
 /// The site.
@@ -100,6 +117,11 @@ impl Site {
         site
     }
 
+    /// Loads the program anew, on the same maps: its shortcuts begin empty.
+    pub(crate) fn reload(&mut self) {
+        self.kernel = Kernel::open(self.options.clone()).expect("the same data path");
+    }
+
     fn fill(&mut self) {
         self.settings(|settings| {
             settings.flow_timeout_s = FLOW_TIMEOUT_S;
@@ -114,8 +136,7 @@ impl Site {
             };
         });
         for (slot, gateway) in (0..).zip(GATEWAYS) {
-            self.backends.insert(gateway.number, backend(&gateway));
-            self.backend(gateway, |_| {});
+            self.add_backend(gateway);
             self.endpoint(gateway, port(gateway.address), slot);
         }
         for pool in [POOL, POOL6] {
@@ -131,6 +152,12 @@ impl Site {
     pub(crate) fn settings(&mut self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
         self.apply(MapOp::Settings(Box::new(self.settings)));
+    }
+
+    /// Adds a backend.
+    pub(crate) fn add_backend(&mut self, gateway: Gateway) {
+        self.backends.insert(gateway.number, backend(&gateway));
+        self.backend(gateway, |_| {});
     }
 
     /// Changes a backend.
@@ -174,6 +201,19 @@ impl Site {
             ServiceKey::marker(ip(vip)),
             Box::new(MARKER),
         ));
+    }
+
+    /// Sets the ranges of a service's clients: for each its lowest address, and whether they are
+    /// blocked. They stand from `first` on in the map, in the order of addresses.
+    pub(crate) fn ranges(&mut self, id: u16, first: u32, ranges: &[([u8; 16], bool)]) {
+        assert!(ranges.is_sorted_by_key(|(start, _)| *start));
+        for (index, (start, is_blocked)) in (first..).zip(ranges) {
+            self.pins.set_range(index, *start, *is_blocked);
+        }
+        self.service(id, |service| {
+            service.ranges_first = first;
+            service.ranges_count = ranges.len() as u32;
+        });
     }
 
     /// Gives a slot of records to a backend and port, from the SNAT address of its family.
@@ -246,9 +286,28 @@ impl Site {
 
     /// Runs the program on a frame and says what became of it.
     ///
-    /// A frame that passes must be untouched and uncounted, one that is dropped must be counted
-    /// once and for one reason, and one that leaves must be right in every checksum.
+    /// See [`Site::send_bytes`]; a packet that leaves must be right in every checksum.
     pub(crate) fn send_frame(&mut self, frame: &[u8]) -> Verdict {
+        self.send_bytes(frame).map(|out| Packet::decode(&out))
+    }
+
+    /// Runs the program on the piece of a datagram and says what became of it.
+    pub(crate) fn send_piece(&mut self, piece: &Piece) -> Verdict<Piece> {
+        self.send_bytes(&piece.encode())
+            .map(|out| Piece::decode(&out))
+    }
+
+    /// Runs the program on an ICMP message and says what became of it.
+    pub(crate) fn send_icmp(&mut self, message: &Icmp) -> Verdict<Icmp> {
+        self.send_bytes(&message.encode())
+            .map(|out| Icmp::decode(&out))
+    }
+
+    /// Runs the program on a frame and says what became of it, whatever it is.
+    ///
+    /// A frame that passes must be untouched and uncounted, one that is dropped must be counted
+    /// once and for one reason, and only one that is too big is answered.
+    pub(crate) fn send_bytes(&mut self, frame: &[u8]) -> Verdict<Vec<u8>> {
         let before = self.counters();
         let (action, out) = self.kernel.test_run(frame).expect("a run");
         let after = self.counters();
@@ -276,8 +335,11 @@ impl Site {
                 [(reason, 1)] => return Verdict::Dropped(reason),
                 _ => panic!("a frame was dropped, and counted as {drops:?}"),
             },
-            XDP_TX => Verdict::Sent(Packet::decode(&out)),
-            XDP_REDIRECT => Verdict::Redirected(Packet::decode(&out)),
+            XDP_TX => match drops[..] {
+                [(DropReason::TooBig, 1)] => return Verdict::Answered(DropReason::TooBig, out),
+                _ => Verdict::Sent(out),
+            },
+            XDP_REDIRECT => Verdict::Redirected(out),
             other => panic!("the program returned the action {other}"),
         };
         assert_eq!(
@@ -324,7 +386,12 @@ impl Site {
 
     /// Returns the counters of a backend.
     pub(crate) fn backend_counters(&self, gateway: Gateway) -> Counters {
-        self.counters().backends[usize::from(gateway.number)]
+        self.backend_counters_of(gateway.number)
+    }
+
+    /// Returns the counters of the backend with this number.
+    pub(crate) fn backend_counters_of(&self, number: u16) -> Counters {
+        self.counters().backends[usize::from(number)]
     }
 
     /// Makes one pass over the records.
@@ -463,7 +530,7 @@ fn backend(gateway: &Gateway) -> Backend {
         source_mac: BALANCER_MAC,
         mtu: MTU,
         pool: gateway.pool,
-        snat_mask: if gateway.pool == POOL { 1 } else { 2 },
+        snat_mask: if is_v6(gateway) { 2 } else { 1 },
         health: backend::UP,
         admin: backend::ACTIVE,
         reachable: 1,
@@ -474,7 +541,11 @@ fn backend(gateway: &Gateway) -> Backend {
 }
 
 fn snat_towards(gateway: &Gateway) -> &'static str {
-    if gateway.pool == POOL { SNAT } else { SNAT6 }
+    if is_v6(gateway) { SNAT6 } else { SNAT }
+}
+
+fn is_v6(gateway: &Gateway) -> bool {
+    socket(gateway.address).is_ipv6()
 }
 
 /// Returns the address in `address:port` as the maps hold it.
@@ -486,7 +557,7 @@ fn port(text: &str) -> u16 {
     socket(text).port()
 }
 
-fn socket(text: &str) -> std::net::SocketAddr {
+pub(crate) fn socket(text: &str) -> std::net::SocketAddr {
     text.parse().expect("an address with a port")
 }
 
