@@ -92,6 +92,58 @@ fn the_status_says_why_a_backend_is_down_and_the_log_says_it_once() {
 }
 
 #[test]
+fn a_service_that_stopped_is_found_by_its_clients_packets_long_before_the_next_probe() {
+    let lab = Lab::one_arm().campus().build();
+    let mut gateways = Gateways::start(&lab);
+    // By probes alone this would take a minute and a half.
+    let health = r#"{ type = "http", port = 8080, path = "/health", interval = "30s", timeout = "5s", rise = 1, fall = 3 }"#;
+    let backends: Vec<String> = lab.gateways().iter().map(backend).collect();
+    let configuration =
+        Configuration::new()
+            .pool(POOL, &backends, health)
+            .udp(SERVICE, vip(443), POOL, SIX_HOURS);
+    let daemon = Daemon::start(&lab, &configuration);
+    let load = Load::start(campus_clients(&lab, 40), 1000);
+    load.await_answers(500, FOUND);
+
+    gateways.named("gateway1").die();
+    eventually(Duration::from_secs(5), "gateway1 is found down", || {
+        !daemon.status().backend("gateway1").is_up()
+    });
+
+    let status = daemon.status();
+    let gateway = status.backend("gateway1");
+    assert!(gateway.unreachable() > 0);
+    let reason = gateway.health_reason();
+    assert!(
+        reason.contains("packets of flows meet errors there too"),
+        "{reason}"
+    );
+    load.await_answers(500, FOUND);
+    for flow in load.finish().flows {
+        assert!(flow.backends.contains("gateway2"), "{flow:?} was not moved");
+    }
+}
+
+#[test]
+fn a_service_that_stopped_behind_a_page_that_answers_stays_up_and_the_status_says_so() {
+    let lab = Lab::one_arm().gateways(1).campus().build();
+    let mut gateways = Gateways::start(&lab);
+    let daemon = Daemon::start(&lab, &Configuration::ras(&lab));
+    let load = Load::start(campus_clients(&lab, 4), 100);
+    load.await_answers(50, FOUND);
+
+    gateways.named("gateway1").service.stop();
+
+    eventually(FOUND, "the status says so", || {
+        let text = daemon.cli(&["status"]).text();
+        text.contains("answers with port unreachable")
+    });
+    assert!(daemon.status().backend("gateway1").is_up());
+    assert!(!load.finish().lost.is_empty());
+}
+
+#[test]
 fn a_backend_that_returns_gets_new_clients_and_those_who_left_stay_where_they_are() {
     let lab = Lab::one_arm().campus().build();
     let mut gateways = Gateways::start(&lab);

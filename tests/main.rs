@@ -6,6 +6,7 @@
 mod admin_state;
 mod affinity;
 mod arms;
+mod audit;
 mod config_cli;
 mod health;
 mod ipv6;

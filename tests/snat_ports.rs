@@ -49,6 +49,53 @@ fn of_64_ports_the_65th_flow_is_refused_and_the_others_do_not_notice() {
 }
 
 #[test]
+fn a_range_that_fills_up_is_told_of_before_it_is_full_and_when_it_is() {
+    let lab = Lab::one_arm().gateways(1).campus().build();
+    let _gateways = Gateways::start(&lab);
+    let configuration = Configuration::ras(&lab)
+        .node("snat_ports = \"20000-20063\"")
+        .node("flow_timeout = \"8s\"");
+    let daemon = Daemon::start(&lab, &configuration);
+    let backend = SocketAddr::new(lab.gateway(1).v4().into(), 443);
+    let fill = || daemon.status().endpoint_fill(backend).to_owned();
+    let logged = |level: &str, part: &str| {
+        let range = format!("to {backend} {part}");
+        let log = daemon.log();
+        log.lines()
+            .any(|line| line.contains(level) && line.contains(&range))
+    };
+    assert_eq!(fill(), "ok");
+
+    // 52 of 64 are 81%.
+    let early = flows(&lab, 1..=52);
+    early.iter().for_each(|client| drop(client.ask("hello")));
+    eventually(BOUND, "nearly full", || fill() == "high");
+    assert!(
+        logged("WARN", "is nearly full: 52 of 64 (81%)"),
+        "{}",
+        daemon.log()
+    );
+    let text = daemon.cli(&["status"]).text();
+    assert!(text.contains("81% nearly full"), "{text}");
+    assert_eq!(daemon.status().fills(), ("ok", "ok"));
+
+    let late = flows(&lab, 53..=64);
+    late.iter().for_each(|client| drop(client.ask("hello")));
+    eventually(BOUND, "full", || fill() == "full");
+    assert!(
+        logged("ERROR", "is full: 64 of 64 (100%)"),
+        "{}",
+        daemon.log()
+    );
+    let text = daemon.cli(&["status"]).text();
+    assert!(text.contains("100% full"), "{text}");
+
+    drop((early, late));
+    eventually(REST, "there is room again", || fill() == "ok");
+    assert!(logged("INFO", "has room again"), "{}", daemon.log());
+}
+
+#[test]
 fn a_port_is_given_again_after_its_flow_has_ended_and_rested() {
     let lab = Lab::one_arm().gateways(1).campus().build();
     let _gateways = Gateways::start(&lab);

@@ -215,9 +215,7 @@ fn thorough(context: &XdpContext, scratch: &mut Scratch, found: u32) -> u32 {
         Kind::Datagram => datagram(context, scratch, found),
         Kind::FirstPiece => first_piece(context, scratch, found),
         Kind::LaterPiece => later_piece(context, scratch),
-        Kind::Icmp => {
-            Node::again(context, scratch).and_then(|node| icmp::forward(context, &node, scratch))
-        }
+        Kind::Icmp => return icmp_error(context, scratch),
         Kind::Unusable => Err(if service::is_vip(scratch.parsed.destination) {
             Exit::Drop(scratch.parsed.reason)
         } else {

@@ -63,8 +63,11 @@ struct Place {
 enum Command {
     /// Run the daemon; it takes over a data path that is at work
     Run,
-    /// Check a configuration file, every fault at once
+    /// Check a configuration file, every fault at once; or, with --live, the kernel's state
     Check {
+        /// Ask the running daemon whether the kernel's state agrees with its own
+        #[arg(long)]
+        live: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -285,7 +288,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let out = &mut Output::stdout();
     match command {
         Command::Run => run_daemon(place.file()),
-        Command::Check { json } => file::check(out, place.file(), json),
+        Command::Check { live: true, json } => ask::audit(out, &place.client()?, json),
+        Command::Check { live: false, json } => file::check(out, place.file(), json),
         Command::Config(ConfigCommand::Expand) => file::expand(out, place.file()),
         Command::Init(arguments) => {
             let path = arguments.output.clone();

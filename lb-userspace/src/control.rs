@@ -4,9 +4,12 @@
 //! hold, [`mod@plan`] says in which steps, the data path carries them out, and a new [`snapshot`] is
 //! there for readers. [`change`] tells the log what happened. Everybody else holds a [`Handle`].
 
+pub mod audit;
 pub mod change;
 pub mod choice;
 pub mod event;
+pub mod evidence;
+pub mod fill;
 pub mod numbers;
 pub mod overrides;
 pub mod plan;
@@ -32,6 +35,8 @@ use tokio::{
 use self::{
     change::{Change, Level, changes},
     event::{BackendName, CheckReport, Link, NextHop},
+    evidence::{Evidence, EvidenceWatch},
+    fill::RefusalWatch,
     plan::plan,
     render::{Tables, render, sweep_settings},
     snapshot::{History, Snapshot, Traffic},
@@ -39,7 +44,10 @@ use self::{
 };
 use crate::{
     config::model::{AdminState, Config},
-    dataplane::{Dataplane, DataplaneError, SweepReport, image::Image, sweep::SharedSettings},
+    dataplane::{
+        CounterSnapshot, Dataplane, DataplaneError, SweepReport, image::Image,
+        sweep::SharedSettings,
+    },
 };
 
 /// How often counters are read, and what failed is tried again.
@@ -149,6 +157,7 @@ pub struct Handle {
     events: mpsc::Sender<Event>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     generation: watch::Receiver<u64>,
+    evidence: watch::Receiver<Evidence>,
 }
 
 impl Handle {
@@ -162,6 +171,13 @@ impl Handle {
     #[must_use]
     pub fn generation(&self) -> watch::Receiver<u64> {
         self.generation.clone()
+    }
+
+    /// Returns a receiver of the evidence against backends, which changes with each second that
+    /// brings some.
+    #[must_use]
+    pub fn evidence(&self) -> watch::Receiver<Evidence> {
+        self.evidence.clone()
     }
 
     /// Returns whether control has ended: nobody takes in events any more.
@@ -280,6 +296,23 @@ impl Handle {
         answered.await.map_err(|_| RequestError::Stopped)
     }
 
+    /// The same as [`Self::look`] from a thread that may block.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Stopped`].
+    pub fn look_blocking<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&dyn Dataplane, &Snapshot) -> T + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let (answer, answered) = oneshot::channel();
+        self.tell_blocking(Event::Look(Box::new(move |dataplane, snapshot| {
+            // Who asked may have gone away.
+            let _ = answer.send(look(dataplane, snapshot));
+        })))?;
+        answered.blocking_recv().map_err(|_| RequestError::Stopped)
+    }
+
     async fn request<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, RequestError>>) -> Request,
@@ -303,6 +336,9 @@ pub struct Control {
     sweep: SharedSettings,
     tables: Tables,
     history: History,
+    refusals: RefusalWatch,
+    evidence_watch: EvidenceWatch,
+    evidence: watch::Sender<Evidence>,
     traffic: Arc<Traffic>,
     started: SystemTime,
     directory: PathBuf,
@@ -338,10 +374,12 @@ impl Control {
             traffic: Arc::clone(&traffic),
         }));
         let (generation, watched) = watch::channel(state.generation);
+        let (evidence, seen) = watch::channel(Evidence::new());
         let handle = Handle {
             events: sender,
             snapshot: Arc::clone(&snapshot),
             generation: watched,
+            evidence: seen,
         };
         let mut control = Self {
             dataplane,
@@ -353,6 +391,9 @@ impl Control {
             sweep,
             tables: Tables::default(),
             history: History::default(),
+            refusals: RefusalWatch::default(),
+            evidence_watch: EvidenceWatch::default(),
+            evidence,
             traffic,
             started,
             snapshot,
@@ -469,6 +510,8 @@ impl Control {
             self.save();
         }
         self.publish();
+        let known = &self.state.backends;
+        self.evidence_watch.retain(|name| known.contains_key(name));
         self.generation.send_replace(self.state.generation);
         result.map_err(|error| RequestError::Dataplane(chain(&error)))?;
         Ok(self.state.generation)
@@ -561,9 +604,23 @@ impl Control {
     fn read_counters(&mut self) {
         match self.dataplane.counters() {
             Ok(counters) => {
-                self.traffic = Arc::new(self.history.add(Instant::now(), counters));
+                let now = Instant::now();
+                let refusals = self.refusals.read(now, &counters);
+                self.pass_on_evidence(&counters);
+                self.traffic = Arc::new(self.history.add(now, counters));
+                if refusals != self.state.fills.refusals {
+                    self.change(|state| state.on_refusals(refusals));
+                }
             }
             Err(error) => tracing::debug!("{}", chain(&error)),
+        }
+    }
+
+    fn pass_on_evidence(&mut self, counters: &CounterSnapshot) {
+        let names = self.state.numbers.backends.iter();
+        let names = names.map(|(identity, number)| (&identity.name, number));
+        if let Some(evidence) = self.evidence_watch.read(&counters.backends, names) {
+            self.evidence.send_replace(evidence.clone());
         }
     }
 

@@ -2,11 +2,12 @@
 //!
 //! - [`image`]: what the maps hold, as plain data, and the operations that change it.
 //! - [`kernel`]: the real thing; [`attach`] its links, [`layout`] whether its pins can be adopted,
-//!   [`sweep`] the end of flows.
+//!   [`sweep`] the end of flows, [`audit`] what an audit reads.
 //! - [`Dataplane`]: what the rest of the daemon may ask of the kernel. [`fake::Fake`] keeps an
 //!   image in memory, for tests of everything above.
 
 pub mod attach;
+pub mod audit;
 mod clock;
 pub mod fake;
 pub mod image;
@@ -67,6 +68,19 @@ pub trait Dataplane: Send {
     ///
     /// [`DataplaneError`] when the interface cannot be attached to.
     fn reattach(&mut self, interface: &str) -> Result<Attachment, DataplaneError>;
+
+    /// Returns a reader of all that the kernel holds, with handles of its own: what it reads may
+    /// take long, and is for a thread that may block.
+    ///
+    /// # Errors
+    ///
+    /// [`DataplaneError`] when a pinned map cannot be opened again, or there is no kernel.
+    fn auditor(&self) -> Result<audit::Auditor, DataplaneError> {
+        Err(DataplaneError {
+            what: "there is no kernel to audit".to_owned(),
+            source: None,
+        })
+    }
 }
 
 /// A map or link that the kernel refused, in words.

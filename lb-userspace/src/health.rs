@@ -162,12 +162,20 @@ impl Prober {
     }
 
     /// Brings the check's next probe forward, because something else suggests that the backend
-    /// fails: a refused connection, a port unreachable. While it then fails and is still up, its
-    /// probes follow each other quickly until the matter is decided. Unknown ids are passed over.
+    /// fails: a refused connection, a port unreachable. If it fails then, the backend is down at
+    /// once; see [`Judge`]. Unknown ids are passed over.
     pub fn nudge(&self, id: &CheckId) {
         if let Some(running) = self.running.get(id) {
             running.nudge.notify_one();
         }
+    }
+
+    /// The same for every check of a backend.
+    pub fn nudge_backend(&self, pool: &str, backend: &str) {
+        self.running
+            .keys()
+            .filter(|id| id.pool == pool && id.backend == backend)
+            .for_each(|id| self.nudge(id));
     }
 
     fn start(&self, check: Check) -> Running {

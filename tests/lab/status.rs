@@ -102,14 +102,37 @@ impl Status {
     #[must_use]
     #[track_caller]
     pub fn endpoint_ports(&self, backend: SocketAddr) -> (u64, u64) {
-        let endpoint = list(&self.0["endpoints"])
-            .iter()
-            .find(|endpoint| text(&endpoint["backend"]) == backend.to_string())
-            .unwrap_or_else(|| panic!("no endpoint of {backend} in {}", self.0["endpoints"]));
+        let endpoint = self.endpoint(backend);
         (
             number(&endpoint["ports_in_use"]),
             number(&endpoint["ports_total"]),
         )
+    }
+
+    /// Returns how full the ports of the endpoint towards `backend` are: `ok`, `high` or `full`.
+    ///
+    /// # Panics
+    ///
+    /// If the status does not show the endpoint.
+    #[must_use]
+    #[track_caller]
+    pub fn endpoint_fill(&self, backend: SocketAddr) -> &str {
+        text(&self.endpoint(backend)["fill"])
+    }
+
+    #[track_caller]
+    fn endpoint(&self, backend: SocketAddr) -> &Value {
+        list(&self.0["endpoints"])
+            .iter()
+            .find(|endpoint| text(&endpoint["backend"]) == backend.to_string())
+            .unwrap_or_else(|| panic!("no endpoint of {backend} in {}", self.0["endpoints"]))
+    }
+
+    /// Returns how full flow table and affinity table are, as [`Self::endpoint_fill`].
+    #[must_use]
+    pub fn fills(&self) -> (&str, &str) {
+        let fill = |table: &str| text(&self.0[table]["fill"]);
+        (fill("flows"), fill("affinity"))
     }
 
     /// Returns how many flows are alive.
@@ -202,6 +225,12 @@ impl<'a> Backend<'a> {
     #[must_use]
     pub fn clients(self) -> u64 {
         number(&self.0["clients"])
+    }
+
+    /// Returns the clients' packets that it answered itself with port unreachable.
+    #[must_use]
+    pub fn unreachable(self) -> u64 {
+        number(&self.0["unreachable"])
     }
 
     /// Returns the packets from clients and to clients.
@@ -310,6 +339,40 @@ pub fn flows(output: &str) -> Vec<Flow> {
             replied: boolean(&flow["replied"]),
         })
         .collect()
+}
+
+/// What `vipd check --live --json` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Nothing was found.
+    pub consistent: bool,
+    /// The fault and the map of each finding.
+    pub findings: Vec<(String, String)>,
+    /// Flows that were looked at.
+    pub flows: u64,
+    /// Clients that were looked at.
+    pub clients: u64,
+}
+
+/// Reads the output of `vipd check --live --json`.
+///
+/// # Panics
+///
+/// If it is not what the command promises.
+#[must_use]
+#[track_caller]
+pub fn audit(output: &str) -> Audit {
+    let value: Value = serde_json::from_str(output)
+        .unwrap_or_else(|error| panic!("check --live prints no JSON: {error}: {output}"));
+    Audit {
+        consistent: boolean(&value["consistent"]),
+        findings: list(&value["findings"])
+            .iter()
+            .map(|of| (text(&of["fault"]).to_owned(), text(&of["place"]).to_owned()))
+            .collect(),
+        flows: number(&value["flows"]),
+        clients: number(&value["clients"]),
+    }
 }
 
 fn packets(value: &Value) -> (u64, u64) {

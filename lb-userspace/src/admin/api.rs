@@ -168,6 +168,12 @@ pub struct Backend {
     pub flows: u32,
     /// Clients that belong to it.
     pub clients: u32,
+    /// Clients' packets that it answered itself with port unreachable: nothing listens there.
+    #[serde(default)]
+    pub unreachable: u64,
+    /// The same in a second.
+    #[serde(default)]
+    pub unreachable_per_s: f64,
     /// What went through it.
     pub traffic: Traffic,
 }
@@ -238,6 +244,9 @@ pub struct Endpoint {
     pub ports_resting: u32,
     /// Ports that there are.
     pub ports_total: u32,
+    /// How full the range is: ports that rest count too.
+    #[serde(default)]
+    pub fill: Fill,
 }
 
 /// How full a table is.
@@ -247,6 +256,22 @@ pub struct Usage {
     pub used: u32,
     /// Entries that it has room for.
     pub max: u32,
+    /// The same in a word.
+    #[serde(default)]
+    pub fill: Fill,
+}
+
+/// How full something is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fill {
+    /// There is room.
+    #[default]
+    Ok,
+    /// From 80% on, until it is below 70% again.
+    High,
+    /// All is taken, or something was refused for want of it within the last ten seconds.
+    Full,
 }
 
 /// Counters since the number was first used, and rates over the last seconds.
@@ -412,6 +437,44 @@ pub struct Remembered {
     pub age_s: u32,
     /// Seconds until the client belongs to nobody for this service; zero: it does not already.
     pub expires_in_s: u32,
+}
+
+/// Answer of `GET /v1/audit`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Nothing was found.
+    pub consistent: bool,
+    /// What is wrong, and stayed so.
+    pub findings: Vec<Finding>,
+    /// There is more of it.
+    pub more: bool,
+    /// Every entry was seen: no table changed so fast that a walk through it came to no end.
+    pub complete: bool,
+    /// Services that were looked at.
+    pub services: u32,
+    /// Backends that were looked at.
+    pub backends: u32,
+    /// Flows that were looked at.
+    pub flows: u32,
+    /// Clients remembered that were looked at.
+    pub clients: u32,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// One thing that is wrong in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What, for programs.
+    pub fault: String,
+    /// The map; `link` for an interface, `status` for a number there.
+    pub place: String,
+    /// Which entry.
+    pub subject: String,
+    /// How it is, and how it should be.
+    pub detail: String,
+    /// What that means.
+    pub meaning: String,
 }
 
 /// Body of `POST /v1/backends/state`.

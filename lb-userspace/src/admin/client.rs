@@ -112,6 +112,15 @@ impl Client {
         .await
     }
 
+    /// Asks for an audit of the kernel's state.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn audit(&self) -> Result<api::Audit, ClientError> {
+        self.get("/v1/audit").await
+    }
+
     /// Asks for the admin state, flows and clients of a backend.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::{
     api::{self, ErrorKind},
+    audit::{AuditError, audit},
     clients::{clients, wish},
     explain::explain,
     flows::{FlowsError, flows},
@@ -75,6 +76,7 @@ pub(super) async fn answer(
         )),
         (&Method::GET, "/v1/flows") => list_flows(context, &query).await,
         (&Method::GET, "/v1/explain") => explain_client(context, &query).await,
+        (&Method::GET, "/v1/audit") => audit_maps(context).await,
         (&Method::GET, "/v1/backends/state") => show_backend(context, &query),
         (&Method::POST, "/v1/backends/state") => set_state(context, user, request).await,
         (&Method::POST, "/v1/backends/weight") => set_weight(context, user, request).await,
@@ -103,7 +105,7 @@ pub(super) async fn answer(
 /// Returns the methods that a path knows; `None`: there is no such path.
 fn allowed_methods(path: &str) -> Option<&'static str> {
     match path {
-        "/v1/status" | "/v1/flows" | "/v1/explain" => Some("GET"),
+        "/v1/status" | "/v1/flows" | "/v1/explain" | "/v1/audit" => Some("GET"),
         "/v1/backends/state" | "/v1/clients" => Some("GET, POST"),
         "/v1/backends/weight" | "/v1/reload" | "/v1/detach" => Some("POST"),
         _ => None,
@@ -168,6 +170,10 @@ async fn explain_client(context: &Context, query: &str) -> Result<Vec<u8>, Failu
         .await?
         .map_err(|message| Failure::new(ErrorKind::Failed, message))?;
     json(&explanation)
+}
+
+async fn audit_maps(context: &Context) -> Result<Vec<u8>, Failure> {
+    json(&audit(&context.handle).await?)
 }
 
 fn show_backend(context: &Context, query: &str) -> Result<Vec<u8>, Failure> {
@@ -394,6 +400,17 @@ impl From<ReloadError> for Failure {
             ReloadError::Load(error) => Self::new(ErrorKind::Refused, chain(&error)),
             ReloadError::Apply(error) => error.into(),
             ReloadError::Read(error) => Self::new(ErrorKind::Failed, error.to_string()),
+        }
+    }
+}
+
+impl From<AuditError> for Failure {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::Request(error) => error.into(),
+            AuditError::Dataplane(_) | AuditError::Unfinished => {
+                Self::new(ErrorKind::Failed, chain(&error))
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! | `GET /v1/status` | `Status` |
 //! | `GET /v1/flows?client=&service=&backend=&limit=` | `Flows` |
 //! | `GET /v1/explain?client=` | `Explanation` |
+//! | `GET /v1/audit` | `Audit` |
 //! | `GET /v1/backends/state?backend=` | `BackendState` |
 //! | `POST /v1/backends/state` with `SetState` | `BackendState` |
 //! | `POST /v1/backends/weight` with `SetWeight` | `BackendState` |

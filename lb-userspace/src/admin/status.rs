@@ -9,6 +9,7 @@ use crate::{
     config::model::{Backend, Pool, Service},
     control::{
         event::{BackendName, Health},
+        fill::{Fill, Gauge},
         overrides::Change,
         render,
         snapshot::{Rates, Snapshot},
@@ -23,7 +24,6 @@ use crate::{
 pub fn status(snapshot: &Snapshot, configuration: &Path, now: SystemTime) -> api::Status {
     let state = &snapshot.state;
     let not_ready = snapshot.not_ready();
-    let used = |flows: &std::collections::BTreeMap<u16, u32>| flows.values().sum();
     api::Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: not_ready.is_empty(),
@@ -53,12 +53,14 @@ pub fn status(snapshot: &Snapshot, configuration: &Path, now: SystemTime) -> api
             .collect(),
         endpoints: endpoints(snapshot),
         flows: api::Usage {
-            used: used(&state.sweep.flows_by_backend),
+            used: state.flows_in_use(),
             max: state.config.node.max_flows,
+            fill: fill(state.fills.flows.fill()),
         },
         affinity: api::Usage {
             used: state.sweep.affinity_entries,
             max: state.config.node.max_affinity,
+            fill: fill(state.fills.affinity.fill()),
         },
         drops: drops(snapshot),
     }
@@ -170,6 +172,9 @@ fn backend(snapshot: &Snapshot, pool: &Pool, backend: &Backend) -> api::Backend 
     let known = state.backend(pool, backend);
     let check = known.map(|known| &known.check);
     let way = state.way(pool, backend);
+    let traffic = &snapshot.traffic;
+    let counters = id.and_then(|id| traffic.counters.backends.get(usize::from(id)));
+    let rates = id.and_then(|id| traffic.backend_rates.get(usize::from(id)));
     let overridden = state.overrides.get(&name);
     let change = overridden.and_then(|changes| {
         let state = changes.state.as_ref().map(admin_change);
@@ -219,13 +224,9 @@ fn backend(snapshot: &Snapshot, pool: &Pool, backend: &Backend) -> api::Backend 
         eligible: render::is_eligible(state, pool, backend),
         flows: state.flows_of(pool, backend),
         clients: state.clients_of(pool, backend),
-        traffic: id.map_or_else(api::Traffic::default, |id| {
-            let traffic = &snapshot.traffic;
-            traffic_of(
-                traffic.counters.backends.get(usize::from(id)),
-                traffic.backend_rates.get(usize::from(id)),
-            )
-        }),
+        unreachable: counters.map_or(0, |counters| counters.unreachable),
+        unreachable_per_s: tenths(rates.map_or(0.0, |rates| rates.unreachable)),
+        traffic: traffic_of(counters, rates),
     }
 }
 
@@ -268,6 +269,7 @@ fn endpoints(snapshot: &Snapshot) -> Vec<api::Endpoint> {
                 ports_in_use: ports.in_use,
                 ports_resting: ports.resting,
                 ports_total: state.config.node.snat_ports.count(),
+                fill: fill(state.fills.ports.get(key).map_or(Fill::Ok, Gauge::fill)),
             }
         })
         .collect()
@@ -304,6 +306,14 @@ fn traffic_of(counters: Option<&Counters>, rates: Option<&Rates>) -> api::Traffi
         flows_moved: counters.flows_moved,
         affinity_full: counters.affinity_full,
         dropped: counters.dropped,
+    }
+}
+
+fn fill(fill: Fill) -> api::Fill {
+    match fill {
+        Fill::Ok => api::Fill::Ok,
+        Fill::High => api::Fill::High,
+        Fill::Full => api::Fill::Full,
     }
 }
 

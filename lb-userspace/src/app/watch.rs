@@ -23,6 +23,7 @@ use crate::{
     control::{
         Event, Handle, chain,
         event::{BackendName, CheckReport, Health, Link, NextHop},
+        evidence::{Evidence, news},
     },
     dataplane::sweep::{SharedSettings, Sweeper},
     health::{self, HealthEvent, Prober},
@@ -148,6 +149,8 @@ async fn probe(resolver: Resolver, handle: Handle) {
     let (sender, mut reports) = mpsc::channel(REPORTS);
     let mut prober = Prober::new(sender);
     let mut generation = handle.generation();
+    let mut evidence = handle.evidence();
+    let mut known = Evidence::new();
     loop {
         generation.borrow_and_update();
         {
@@ -161,6 +164,21 @@ async fn probe(resolver: Resolver, handle: Handle) {
                     Ok(()) => break,
                     Err(_) => return,
                 },
+                changed = evidence.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let now = evidence.borrow_and_update().clone();
+                    for name in news(&known, &now) {
+                        tracing::debug!(
+                            pool = name.pool,
+                            backend = name.backend,
+                            "{} answers with port unreachable: probing at once", name.backend
+                        );
+                        prober.nudge_backend(&name.pool, &name.backend);
+                    }
+                    known = now;
+                }
                 report = reports.recv() => match report {
                     Some(report) => if forward(report, &resolver, &handle).await.is_err() {
                         return;

@@ -188,6 +188,21 @@ pub(super) fn explain(
     Ok(())
 }
 
+/// `vipd check --live`.
+pub(super) fn audit(out: &mut Output, client: &Client, json: bool) -> Result<(), Failure> {
+    let audit = runtime()?.block_on(client.audit())?;
+    if json {
+        out.json(&audit)?;
+    } else {
+        out.text(&show::audit(&audit))?;
+    }
+    if audit.consistent {
+        Ok(())
+    } else {
+        Err(Failure::Told)
+    }
+}
+
 /// `vipd flows`.
 pub(super) fn flows(
     out: &mut Output,

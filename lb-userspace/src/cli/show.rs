@@ -5,13 +5,14 @@ use std::fmt::Write;
 use super::table::Table;
 use crate::admin::{
     api::{
-        Backend, BackendState, Because, ClientRule, Clients, ClientsAction, ClientsChanged,
-        Explanation, Flow, Flows, Health, Rule, Service, ServiceExplanation, Status, Traffic,
-        XdpMode,
+        self, Audit, Backend, BackendState, Because, ClientRule, Clients, ClientsAction,
+        ClientsChanged, Explanation, Fill, Flow, Flows, Health, Rule, Service, ServiceExplanation,
+        Status, Traffic, Usage, XdpMode,
     },
     explain::duration,
 };
 use crate::config::model::AdminState;
+use crate::control::fill::percent;
 
 /// Returns the status as a page.
 pub(super) fn status(status: &Status, colour: bool) -> String {
@@ -21,7 +22,7 @@ pub(super) fn status(status: &Status, colour: bool) -> String {
     section(&mut page, "SERVICES", services(&status.services));
     section(&mut page, "CLIENTS", client_lists(&status.services));
     section(&mut page, "BACKENDS", backends(&status.backends, paint));
-    section(&mut page, "SNAT PORTS", endpoints(status));
+    section(&mut page, "SNAT PORTS", endpoints(status, paint));
     section(&mut page, "DROPPED", drops(status));
     page
 }
@@ -41,21 +42,40 @@ fn head(status: &Status, paint: Paint) -> String {
     let mut head = format!(
         "vipd {} (process {}) is {ready}, up {uptime}{adopted}\n\
          configuration {} (generation {}, {})\n\
-         flows {} of {}, clients remembered {} of {}\n",
+         flows {}, clients remembered {}\n",
         status.version,
         status.pid,
         status.configuration.path,
         status.configuration.generation,
         status.configuration.loaded,
-        status.flows.used,
-        status.flows.max,
-        status.affinity.used,
-        status.affinity.max,
+        usage(&status.flows, paint),
+        usage(&status.affinity, paint),
     );
     for reason in &status.not_ready {
         let _ = writeln!(head, "  {reason}");
     }
     head
+}
+
+fn usage(usage: &Usage, paint: Paint) -> String {
+    let Usage { used, max, .. } = usage;
+    match usage.fill {
+        Fill::Ok => format!("{used} of {max}"),
+        fill => format!(
+            "{used} of {max} ({})",
+            filled(*used, *max, fill, paint, ": ")
+        ),
+    }
+}
+
+/// Returns how full something is: the percentage, and a word where it matters.
+fn filled(used: u32, max: u32, fill: Fill, paint: Paint, between: &str) -> String {
+    let percent = percent(used, max);
+    match fill {
+        Fill::Ok => format!("{percent}%"),
+        Fill::High => format!("{percent}%{between}{}", paint.warning("nearly full")),
+        Fill::Full => format!("{percent}%{between}{}", paint.bad("full")),
+    }
 }
 
 fn section(page: &mut String, title: &str, table: Option<Table>) {
@@ -265,6 +285,12 @@ fn why(backend: &Backend) -> String {
     if !backend.reachable {
         reasons.insert(0, backend.reachable_reason.clone());
     }
+    if backend.unreachable_per_s > 0.0 {
+        reasons.push(format!(
+            "answers with port unreachable, {} a second",
+            short(backend.unreachable_per_s)
+        ));
+    }
     for check in &backend.service_checks {
         if check.health == Health::Down {
             reasons.push(format!("down for {}: {}", check.service, check.reason));
@@ -279,8 +305,8 @@ fn why(backend: &Backend) -> String {
     reasons.join("; ")
 }
 
-fn endpoints(status: &Status) -> Option<Table> {
-    let mut table = Table::new(&["FROM", "TO", ">IN USE", ">RESTING", ">OF"]);
+fn endpoints(status: &Status, paint: Paint) -> Option<Table> {
+    let mut table = Table::new(&["FROM", "TO", ">IN USE", ">RESTING", ">OF", "USED"]);
     for endpoint in &status.endpoints {
         table.row([
             endpoint.snat.to_string(),
@@ -288,6 +314,13 @@ fn endpoints(status: &Status) -> Option<Table> {
             endpoint.ports_in_use.to_string(),
             endpoint.ports_resting.to_string(),
             endpoint.ports_total.to_string(),
+            filled(
+                endpoint.ports_in_use.saturating_add(endpoint.ports_resting),
+                endpoint.ports_total,
+                endpoint.fill,
+                paint,
+                " ",
+            ),
         ]);
     }
     (!status.endpoints.is_empty()).then_some(table)
@@ -409,6 +442,42 @@ fn explain_service(explanation: &Explanation, service: &ServiceExplanation) -> S
     text
 }
 
+/// Returns what an audit found.
+pub(super) fn audit(audit: &Audit) -> String {
+    let mut text = String::new();
+    for finding in &audit.findings {
+        let api::Finding {
+            place,
+            subject,
+            detail,
+            meaning,
+            ..
+        } = finding;
+        let _ = writeln!(text, "{place}: {subject} {detail}\n  {meaning}");
+    }
+    if audit.more {
+        text.push_str("there is more of it\n");
+    }
+    if !audit.complete {
+        text.push_str("a table changed too fast to be seen whole: ask again at a quiet time\n");
+    }
+    let _ = writeln!(
+        text,
+        "{}: looked at {}, {}, {} and {} in {} ms",
+        if audit.consistent {
+            "the kernel's state agrees with the daemon's"
+        } else {
+            "the kernel's state does not agree with the daemon's"
+        },
+        count(audit.services, "service"),
+        count(audit.backends, "backend"),
+        count(audit.flows, "flow"),
+        count(audit.clients, "client"),
+        audit.took_ms,
+    );
+    text
+}
+
 /// Returns flows as a table.
 pub(super) fn flows(flows: &Flows) -> String {
     let mut table = Table::new(&[
@@ -485,6 +554,7 @@ mod tests {
         status.backends[1].reachable = false;
         status.backends[1].reachable_reason = "no route to 10.0.1.2".to_owned();
         status.backends[0].admin_state = AdminState::Drain;
+        status.backends[0].unreachable_per_s = 12.3;
 
         let page = super::status(&status, false);
 
@@ -496,7 +566,9 @@ mod tests {
             "unreachable  active",
             "no route to 10.0.1.2; connected",
             "up           drain",
-            "10.0.0.1  10.0.1.1:443 udp       1        7  1000",
+            "connected; answers with port unreachable, 12 a second",
+            "flows 3 of 64000, clients remembered 1 of 1024\n",
+            "10.0.0.1  10.0.1.1:443 udp       1        7  1000  0%",
             "no_flow        4",
         ] {
             assert!(page.contains(line), "{line:?} in\n{page}");
@@ -572,6 +644,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_nearly_full_or_full_stands_out_in_words() {
+        let mut status = example();
+        status.flows = Usage {
+            used: 230_000,
+            max: 262_144,
+            fill: Fill::High,
+        };
+        status.affinity = Usage {
+            used: 1024,
+            max: 1024,
+            fill: Fill::Full,
+        };
+        status.endpoints[0].ports_in_use = 850;
+        status.endpoints[0].fill = Fill::High;
+        status.endpoints[1].ports_in_use = 1000;
+        status.endpoints[1].fill = Fill::Full;
+
+        let page = super::status(&status, false);
+
+        for line in [
+            "flows 230000 of 262144 (87%: nearly full), clients remembered 1024 of 1024 (100%: full)\n",
+            "10.0.0.1  10.0.1.1:443 udp     850        7  1000  85% nearly full\n",
+            "10.0.0.1  10.0.1.2:443 udp    1000        0  1000  100% full\n",
+        ] {
+            assert!(page.contains(line), "{line:?} in\n{page}");
+        }
+    }
+
+    #[test]
     fn colour_adds_nothing_but_colour() {
         let status = example();
         let plain = super::status(&status, false);
@@ -600,6 +701,45 @@ mod tests {
              a new flow of 10.9.9.9 goes to ras/gw1\n  \
              because it belongs there: last seen 1m 0s ago, for 5h 59m more\n  \
              remembered in group ras: ras/gw1, last seen 1m 0s ago, for 5h 59m more\n"
+        );
+    }
+
+    #[test]
+    fn an_audit_says_what_is_wrong_and_what_that_means() {
+        let mut found = Audit {
+            consistent: true,
+            findings: Vec::new(),
+            more: false,
+            complete: true,
+            services: 1,
+            backends: 2,
+            flows: 30,
+            clients: 4,
+            took_ms: 12,
+        };
+        let seen = "1 service, 2 backends, 30 flows and 4 clients in 12 ms\n";
+        assert_eq!(
+            audit(&found),
+            format!("the kernel's state agrees with the daemon's: looked at {seen}")
+        );
+        found.consistent = false;
+        found.more = true;
+        found.complete = false;
+        found.findings.push(api::Finding {
+            fault: "missing".to_owned(),
+            place: "services".to_owned(),
+            subject: "10.0.0.100:443".to_owned(),
+            detail: "is missing".to_owned(),
+            meaning: "Somebody removed it.".to_owned(),
+        });
+
+        assert_eq!(
+            audit(&found),
+            format!(
+                "services: 10.0.0.100:443 is missing\n  Somebody removed it.\nthere is more of \
+                 it\na table changed too fast to be seen whole: ask again at a quiet time\nthe \
+                 kernel's state does not agree with the daemon's: looked at {seen}"
+            )
         );
     }
 

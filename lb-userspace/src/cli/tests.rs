@@ -22,6 +22,7 @@ fn every_command_line_of_the_documentation_is_understood() {
         "run --config /x",
         "--config /x run",
         "check --config /x",
+        "check --live --socket /x --json",
         "config expand --config /x",
         "init parallels-ras --vip 10.0.0.1 --backend 10.0.0.2 --backend 10.0.0.3",
         "init parallels-ras --vip 10.0.0.1 --backend 10.0.0.2 10.0.0.3",

@@ -2,8 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
+use lb_common::{addr, endpoint::EndpointKey};
+
 use super::{
     event::{BackendName, Health},
+    fill::{Fill, Gauge},
     render,
     state::{Author, CheckState, ClientsWish, DesiredState},
 };
@@ -98,6 +101,26 @@ pub enum Change {
         /// Prefixes that it blocks.
         block: usize,
     },
+    /// A table is nearly full, full, or has room again.
+    Fill {
+        /// Which table.
+        table: Table,
+        /// How full it is.
+        fill: Fill,
+        /// In numbers.
+        gauge: Gauge,
+    },
+}
+
+/// A table that can be full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Flows.
+    Flows,
+    /// Clients remembered.
+    Affinity,
+    /// SNAT ports of an endpoint.
+    Ports(EndpointKey),
 }
 
 impl Change {
@@ -105,13 +128,22 @@ impl Change {
     #[must_use]
     pub fn level(&self) -> Level {
         match self {
-            Self::Served { served: false, .. } => Level::Error,
+            Self::Served { served: false, .. }
+            | Self::Fill {
+                table: Table::Flows | Table::Ports(_),
+                fill: Fill::Full,
+                ..
+            } => Level::Error,
             Self::Health {
                 health: Health::Down,
                 ..
             }
             | Self::Reachable { way: Err(_), .. }
-            | Self::Full { full: true, .. } => Level::Warn,
+            | Self::Full { full: true, .. }
+            | Self::Fill {
+                fill: Fill::High | Fill::Full,
+                ..
+            } => Level::Warn,
             Self::Waiting(names) if !names.is_empty() => Level::Warn,
             Self::Health { .. }
             | Self::Reachable { .. }
@@ -120,6 +152,7 @@ impl Change {
             | Self::Weight { .. }
             | Self::Drained(_)
             | Self::Served { .. }
+            | Self::Fill { .. }
             | Self::Waiting(_)
             | Self::Clients { .. }
             | Self::Lists { .. } => Level::Info,
@@ -136,9 +169,11 @@ impl Change {
             | Self::Admin { backend, .. }
             | Self::Weight { backend, .. }
             | Self::Drained(backend) => Some(backend),
-            Self::Served { .. } | Self::Waiting(_) | Self::Clients { .. } | Self::Lists { .. } => {
-                None
-            }
+            Self::Served { .. }
+            | Self::Waiting(_)
+            | Self::Fill { .. }
+            | Self::Clients { .. }
+            | Self::Lists { .. } => None,
         }
     }
 }
@@ -234,6 +269,7 @@ impl fmt::Display for Change {
                      clients; everybody else is {others}"
                 )
             }
+            Self::Fill { table, fill, gauge } => write_fill(f, *table, *fill, gauge),
         }
     }
 }
@@ -262,6 +298,35 @@ fn write_clients(wish: &ClientsWish, author: &Author, f: &mut fmt::Formatter<'_>
         Some(reason) => write!(f, " ({}: {reason})", author.by),
         None => write!(f, " ({})", author.by),
     }
+}
+
+/// Says how full a table is, what that means for clients, and what helps.
+fn write_fill(f: &mut fmt::Formatter<'_>, table: Table, fill: Fill, gauge: &Gauge) -> fmt::Result {
+    let (what, new) = match table {
+        Table::Flows => ("the flow table".to_owned(), "new flows are refused"),
+        Table::Affinity => (
+            "the affinity table".to_owned(),
+            "new clients are served, but not remembered",
+        ),
+        Table::Ports(key) => {
+            let backend = std::net::SocketAddr::new(addr::address(key.backend), key.port);
+            let from = addr::address(key.snat);
+            (
+                format!("the range of SNAT ports from {from} to {backend}"),
+                "new flows are refused",
+            )
+        }
+    };
+    match fill {
+        Fill::Ok => return write!(f, "{what} has room again: {gauge}"),
+        Fill::High => write!(f, "{what} is nearly full: {gauge}")?,
+        Fill::Full => write!(f, "{what} is full: {gauge}; {new}")?,
+    }
+    f.write_str(match table {
+        Table::Flows => "; raise node.max_flows",
+        Table::Affinity => "; raise node.max_affinity",
+        Table::Ports(_) => "; give more node.snat_addresses, or more backends",
+    })
 }
 
 /// Returns what changed between two states.
@@ -333,6 +398,7 @@ pub fn changes(before: &DesiredState, after: &DesiredState) -> Vec<Change> {
     if before.waiting() != waiting {
         changes.push(Change::Waiting(waiting));
     }
+    fill_changes(before, after, &mut changes);
     changes
 }
 
@@ -410,6 +476,27 @@ fn list_changes(before: &DesiredState, after: &DesiredState, changes: &mut Vec<C
                 block: service.block.len(),
             });
         }
+    }
+}
+
+/// Says what is new about how full the tables are: worse than what was said of them, or well again.
+fn fill_changes(before: &DesiredState, after: &DesiredState, changes: &mut Vec<Change>) {
+    let mut compare = |table, former: Option<&Gauge>, gauge: &Gauge| {
+        let told = former.map(Gauge::told).unwrap_or_default();
+        let fill = gauge.told();
+        if fill > told || (fill == Fill::Ok && told != Fill::Ok) {
+            changes.push(Change::Fill {
+                table,
+                fill,
+                gauge: *gauge,
+            });
+        }
+    };
+    let (former, now) = (&before.fills, &after.fills);
+    compare(Table::Flows, Some(&former.flows), &now.flows);
+    compare(Table::Affinity, Some(&former.affinity), &now.affinity);
+    for (key, gauge) in &now.ports {
+        compare(Table::Ports(*key), former.ports.get(key), gauge);
     }
 }
 

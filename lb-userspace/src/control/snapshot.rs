@@ -78,6 +78,8 @@ pub struct Rates {
     pub packets_out: f64,
     /// Bytes to clients.
     pub bytes_out: f64,
+    /// ICMP errors in which a backend itself says that nothing listens on its port.
+    pub unreachable: f64,
 }
 
 /// The counters of the last seconds.
@@ -131,6 +133,7 @@ fn rates(former: &[Counters], now: &[Counters], seconds: f64) -> Vec<Rates> {
             bytes_in: rate(former.bytes_in, now.bytes_in),
             packets_out: rate(former.packets_out, now.packets_out),
             bytes_out: rate(former.bytes_out, now.bytes_out),
+            unreachable: rate(former.unreachable, now.unreachable),
         })
         .collect()
 }

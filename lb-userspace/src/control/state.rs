@@ -25,6 +25,7 @@ use lb_common::{endpoint::EndpointKey, settings::Settings};
 
 use super::{
     event::{BackendName, Health, Link, NextHop},
+    fill::Fills,
     numbers::Numbers,
     overrides::Overrides,
 };
@@ -67,6 +68,8 @@ pub struct DesiredState {
     pub client_ranges: Arc<ClientRanges>,
     /// What the last sweep found.
     pub sweep: SweepReport,
+    /// How full the tables are by that.
+    pub fills: Fills,
 }
 
 /// Which number stands for what in the maps.

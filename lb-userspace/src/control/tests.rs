@@ -13,6 +13,8 @@ struct Shared(Arc<Mutex<Inner>>);
 struct Inner {
     fake: Fake,
     failures: u32,
+    /// Counted for `ras/gw1`.
+    unreachable: u64,
     reattached: Vec<String>,
 }
 
@@ -49,7 +51,16 @@ impl Dataplane for Shared {
     }
 
     fn counters(&self) -> Result<CounterSnapshot, DataplaneError> {
-        self.with(|inner| inner.fake.counters())
+        self.with(|inner| {
+            let gw1 = lb_common::stats::Counters {
+                unreachable: inner.unreachable,
+                ..lb_common::stats::Counters::default()
+            };
+            Ok(CounterSnapshot {
+                backends: vec![gw1],
+                ..inner.fake.counters()?
+            })
+        })
     }
 
     fn affinity(&self, client: IpAddr, group: u32) -> Result<Option<(u16, u32)>, DataplaneError> {
@@ -213,6 +224,22 @@ async fn a_refused_step_is_tried_again_until_the_maps_are_right() {
     }
     site.handle.look(|_, _| ()).await.expect("it runs");
     assert_eq!(*site.handle.snapshot().image, site.image());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_second_with_port_unreachables_is_evidence_against_the_backend() {
+    let site = Site::start();
+    let mut evidence = site.handle.evidence();
+
+    for second in 1..=2 {
+        site.shared.with(|inner| inner.unreachable += 50);
+        evidence.changed().await.expect("control runs");
+        let counted = evidence.borrow_and_update().clone();
+        assert_eq!(counted, Evidence::from([(name("ras/gw1"), second)]));
+    }
+
+    tokio::time::sleep(TICK * 3).await;
+    assert!(!evidence.has_changed().expect("control runs"));
 }
 
 #[tokio::test]

@@ -36,6 +36,7 @@ use lb_common::{
 use super::{
     Attachment, CounterSnapshot, Dataplane, DataplaneError, FlowView,
     attach::{self, Mode},
+    audit::Auditor,
     clock,
     image::{Image, MapOp, PoolImage, RangesImage},
     layout,
@@ -51,7 +52,7 @@ const PROGRAM: &str = "vipd";
 /// The program's flow cache, which is not pinned.
 const CACHE: &str = "cache";
 /// Name of its pin.
-const PROGRAM_PIN: &str = "program";
+pub(super) const PROGRAM_PIN: &str = "program";
 
 /// What the data path needs to know before it is loaded. None of it can change while maps live.
 #[derive(Clone, Debug)]
@@ -467,6 +468,10 @@ impl Dataplane for Kernel {
         self.attachments.retain(|a| a.interface != interface);
         self.attachments.push(attachment.clone());
         Ok(attachment)
+    }
+
+    fn auditor(&self) -> Result<Auditor, DataplaneError> {
+        Auditor::open(&self.options, self.records.clone())
     }
 }
 

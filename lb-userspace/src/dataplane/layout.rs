@@ -88,6 +88,18 @@ pub fn pinned(path: &Path) -> Result<Option<MapLayout>, LayoutError> {
     Ok(Some(layout))
 }
 
+/// Returns the number of the program and the index of the interface that the link pinned at `path`
+/// joins, or `None` if nothing is pinned there. The index is zero when the interface has gone, or
+/// the link was detached by force.
+///
+/// # Errors
+///
+/// The kernel's; also when something else than a link is pinned there.
+pub fn link(path: &Path) -> io::Result<Option<(u32, u32)>> {
+    let link = kernel::open_link(path)?;
+    link.map(|link| kernel::link_info(&link)).transpose()
+}
+
 /// Tells whether `path` is in a BPF file system, where alone maps can be pinned. `false` also if
 /// it cannot be looked at, or does not exist.
 pub fn is_bpffs(path: &Path) -> bool {

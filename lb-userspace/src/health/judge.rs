@@ -43,6 +43,9 @@ pub struct Transition {
 ///   After that, `rise` successes in a row lead up and `fall` failures in a row lead down.
 /// - A judge that begins with [`Health::Up`] takes over a backend that was serving before this
 ///   process existed: it stays up until `fall` failures in a row.
+/// - A failure that confirms a suspicion, evidence from elsewhere that came before the probe, leads
+///   down at once: two witnesses are as good as `fall` words of one. A suspicion alone decides
+///   nothing.
 /// - A failure that is our own fault ([`super::ProbeFailure::Local`]) says nothing about the
 ///   backend: it is remembered as the reason, and counts only where nothing is known at all.
 #[derive(Clone, Debug)]
@@ -54,6 +57,7 @@ pub struct Judge {
     since: Option<SystemTime>,
     passed: bool,
     consecutive: u32,
+    confirmed: bool,
     result: String,
     latency: Option<Duration>,
 }
@@ -70,19 +74,27 @@ impl Judge {
             since: None,
             passed: initial == Health::Up,
             consecutive: 0,
+            confirmed: false,
             result: String::from("not probed yet"),
             latency: None,
         }
     }
 
-    /// Takes in the result of one probe that ended at `now`; returns what changed, if anything.
-    pub fn observe(&mut self, outcome: &ProbeOutcome, now: SystemTime) -> Option<Transition> {
+    /// Takes in the result of one probe that ended at `now`, and whether the backend was suspected
+    /// when it began; returns what changed, if anything.
+    pub fn observe(
+        &mut self,
+        outcome: &ProbeOutcome,
+        suspected: bool,
+        now: SystemTime,
+    ) -> Option<Transition> {
         let knows_nothing = !self.probed && self.health == Health::Down;
         self.result = outcome.to_string();
         if outcome.is_local() && !knows_nothing {
             return None;
         }
         self.count(outcome);
+        self.confirmed = suspected && !self.passed;
         let health = self.verdict(knows_nothing);
         let changed = health != self.health || knows_nothing;
         if changed || !self.probed {
@@ -114,7 +126,7 @@ impl Judge {
     fn verdict(&self, knows_nothing: bool) -> Health {
         match (self.health, self.passed) {
             (Health::Down, true) if knows_nothing || self.consecutive >= self.rise => Health::Up,
-            (Health::Up, false) if self.consecutive >= self.fall => Health::Down,
+            (Health::Up, false) if self.confirmed || self.consecutive >= self.fall => Health::Down,
             (health, _) => health,
         }
     }
@@ -156,12 +168,6 @@ impl Judge {
         self.latency
     }
 
-    /// Returns whether the backend is up and its last result was a failure.
-    #[must_use]
-    pub fn is_falling(&self) -> bool {
-        self.health == Health::Up && !self.passed
-    }
-
     /// Returns the last result as an administrator would say it, with how far it is from changing
     /// the state where it has not done so.
     #[must_use]
@@ -175,6 +181,9 @@ impl Judge {
                 "{} (success {} of {} until up)",
                 self.result, self.consecutive, self.rise
             ),
+            (Health::Down, false) if self.confirmed => {
+                format!("{}; packets of flows meet errors there too", self.result)
+            }
             (Health::Up, true) | (Health::Down, false) => self.result.clone(),
         }
     }
@@ -192,7 +201,8 @@ mod tests {
 
     #[test]
     fn rise_and_fall_follow_the_table() {
-        // what, rise, fall, initial, results (+ success, - failure, l our own fault),
+        // what, rise, fall, initial, results (+ success, - failure, l our own fault; while the
+        // backend is suspected: ? success, ! failure, L our own fault),
         // states after each (u up, d down; capital: reported as news)
         let table = [
             ("the first success decides", 2, 3, Down, "+", "U"),
@@ -258,6 +268,32 @@ mod tests {
                 "l++",
                 "DdU",
             ),
+            (
+                "a failure that confirms a suspicion decides",
+                2,
+                3,
+                Down,
+                "+!++",
+                "UDdU",
+            ),
+            (
+                "a suspicion alone decides nothing",
+                2,
+                3,
+                Down,
+                "+???---",
+                "UuuuuuD",
+            ),
+            ("taken over up and confirmed", 2, 3, Up, "!", "D"),
+            ("our own fault confirms nothing", 2, 3, Down, "+LL!", "UuuD"),
+            (
+                "a suspicion does not hinder the rise",
+                2,
+                3,
+                Down,
+                "-??",
+                "DdU",
+            ),
             ("long runs stay", 3, 2, Down, "-----+++++--", "DddddddUuuuD"),
         ];
 
@@ -266,7 +302,8 @@ mod tests {
             let states: String = results
                 .chars()
                 .map(|result| {
-                    let news = judge.observe(&outcome(result), SystemTime::UNIX_EPOCH);
+                    let suspected = matches!(result, '?' | '!' | 'L');
+                    let news = judge.observe(&outcome(result), suspected, SystemTime::UNIX_EPOCH);
                     if let Some(news) = news {
                         assert_eq!(news.health, judge.health(), "{what}");
                     }
@@ -288,15 +325,15 @@ mod tests {
         let mut judge = Judge::new(1, 2, Down);
         assert_eq!(judge.since(), None);
 
-        judge.observe(&outcome('-'), at(1));
-        judge.observe(&outcome('-'), at(2));
+        judge.observe(&outcome('-'), false, at(1));
+        judge.observe(&outcome('-'), false, at(2));
         assert_eq!(judge.since(), Some(at(1)));
 
-        judge.observe(&outcome('+'), at(3));
-        judge.observe(&outcome('-'), at(4));
+        judge.observe(&outcome('+'), false, at(3));
+        judge.observe(&outcome('-'), false, at(4));
         assert_eq!(judge.since(), Some(at(3)));
 
-        judge.observe(&outcome('-'), at(5));
+        judge.observe(&outcome('-'), false, at(5));
         assert_eq!(judge.since(), Some(at(5)));
     }
 
@@ -304,44 +341,61 @@ mod tests {
     fn the_reason_says_how_far_a_change_is() {
         let mut judge = Judge::new(2, 3, Down);
         assert_eq!(judge.reason(), "not probed yet");
-        judge.observe(&outcome('+'), at(1));
+        judge.observe(&outcome('+'), false, at(1));
         assert_eq!(judge.reason(), "it answered");
 
-        judge.observe(&outcome('-'), at(2));
+        judge.observe(&outcome('-'), false, at(2));
         assert_eq!(
             judge.reason(),
             "connection refused on port 443 (failure 1 of 3 until down)"
         );
-        judge.observe(&outcome('-'), at(3));
-        judge.observe(&outcome('-'), at(4));
+        judge.observe(&outcome('-'), false, at(3));
+        judge.observe(&outcome('-'), false, at(4));
         assert_eq!(judge.reason(), "connection refused on port 443");
 
-        judge.observe(&outcome('+'), at(5));
+        judge.observe(&outcome('+'), false, at(5));
         assert_eq!(judge.reason(), "it answered (success 1 of 2 until up)");
         assert_eq!(judge.latency(), Some(Duration::from_millis(7)));
     }
 
+    #[test]
+    fn a_confirmed_suspicion_is_part_of_the_reason() {
+        let mut judge = Judge::new(2, 3, Up);
+
+        judge.observe(&outcome('!'), true, at(1));
+        assert_eq!(
+            judge.reason(),
+            "connection refused on port 443; packets of flows meet errors there too"
+        );
+        assert_eq!(judge.since(), Some(at(1)));
+
+        judge.observe(&outcome('-'), false, at(2));
+        assert_eq!(judge.reason(), "connection refused on port 443");
+    }
+
     proptest! {
-        /// Whatever comes in, a change needs exactly its run of equal results.
+        /// Whatever comes in, a change needs exactly its run of equal results, or a confirmed
+        /// suspicion.
         #[test]
         fn a_change_needs_its_whole_run(
             rise in 1_u32..6,
             fall in 1_u32..6,
             adopted in any::<bool>(),
-            results in proptest::collection::vec(any::<bool>(), 1..80),
+            results in proptest::collection::vec(any::<(bool, bool)>(), 1..80),
         ) {
             let mut judge = Judge::new(rise, fall, if adopted { Up } else { Down });
             let mut seen: Vec<bool> = Vec::new();
-            for passed in results {
+            for (passed, suspected) in results {
                 let before = judge.health();
                 seen.push(passed);
-                let news = judge.observe(&outcome(if passed { '+' } else { '-' }), at(0));
+                let result = if passed { '+' } else { '-' };
+                let news = judge.observe(&outcome(result), suspected, at(0));
                 let run = seen.iter().rev().take_while(|other| **other == passed).count() as u32;
 
                 let first = seen.len() == 1 && !adopted;
                 let expected = match (before, passed) {
                     (Down, true) if first || run >= rise => Up,
-                    (Up, false) if run >= fall => Down,
+                    (Up, false) if suspected || run >= fall => Down,
                     (same, _) => same,
                 };
                 prop_assert_eq!(judge.health(), expected);
@@ -354,11 +408,11 @@ mod tests {
 
     fn outcome(result: char) -> ProbeOutcome {
         match result {
-            '+' => ProbeOutcome::Passed {
+            '+' | '?' => ProbeOutcome::Passed {
                 latency: Duration::from_millis(7),
                 detail: String::from("it answered"),
             },
-            '-' => ProbeOutcome::Failed(ProbeFailure::Refused { port: 443 }),
+            '-' | '!' => ProbeOutcome::Failed(ProbeFailure::Refused { port: 443 }),
             _ => ProbeOutcome::Failed(ProbeFailure::Local(String::from("no descriptors left"))),
         }
     }

@@ -27,11 +27,11 @@ impl Task {
         F: Future<Output = ProbeOutcome>,
     {
         let schedule = Schedule::new(&self.id, Instant::now(), self.interval);
-        let mut suspect = false;
+        let mut suspected = false;
         loop {
             let began = Instant::now();
             let outcome = probe().await;
-            let report = self.judge(&outcome);
+            let report = self.judge(&outcome, suspected);
             let event = HealthEvent {
                 id: self.id.clone(),
                 report,
@@ -39,12 +39,12 @@ impl Task {
             if self.events.send(event).await.is_err() {
                 return;
             }
-            suspect = self.wait(&schedule, began, suspect).await;
+            suspected = self.wait(&schedule, began).await;
         }
     }
 
-    fn judge(&mut self, outcome: &ProbeOutcome) -> CheckReport {
-        let transition = self.judge.observe(outcome, SystemTime::now());
+    fn judge(&mut self, outcome: &ProbeOutcome, suspected: bool) -> CheckReport {
+        let transition = self.judge.observe(outcome, suspected, SystemTime::now());
         CheckReport {
             health: self.judge.health(),
             changed: transition.is_some(),
@@ -57,18 +57,13 @@ impl Task {
         }
     }
 
-    /// Waits until the next probe is due; returns whether it comes out of turn, because of a nudge.
-    /// One nudge is enough: while the backend is falling, the probes go on out of turn.
-    async fn wait(&self, schedule: &Schedule, began: Instant, suspect: bool) -> bool {
-        let soonest = schedule.soonest(began);
-        if suspect && self.judge.is_falling() {
-            sleep_until(soonest).await;
-            return true;
-        }
+    /// Waits until the next probe is due; returns whether it comes out of turn, because somebody
+    /// suspects the backend. A nudge during a probe counts for the next one.
+    async fn wait(&self, schedule: &Schedule, began: Instant) -> bool {
         select! {
             () = sleep_until(schedule.next(Instant::now())) => false,
             () = self.nudge.notified() => {
-                sleep_until(soonest).await;
+                sleep_until(schedule.soonest(began)).await;
                 true
             }
         }

@@ -48,6 +48,31 @@ async fn a_reload_starts_anew_only_what_changed() {
 }
 
 #[tokio::test]
+async fn evidence_against_a_backend_brings_all_its_checks_forward_and_no_others() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (mut prober, mut events) = prober();
+    let mut of_service = check("gw1", port);
+    of_service.id.service = Some(String::from("ras-udp"));
+    prober.reconcile(vec![
+        check("gw1", port),
+        of_service.clone(),
+        check("gw2", port),
+    ]);
+    for _ in 0..3 {
+        next(&mut events).await;
+    }
+
+    prober.nudge_backend("ras-gateways", "gw1");
+    let mut again = [next(&mut events).await.id, next(&mut events).await.id];
+    prober.nudge_backend("ras-gateways", "gw2");
+
+    again.sort();
+    assert_eq!(again, [id("gw1"), of_service.id]);
+    assert_eq!(next(&mut events).await.id, id("gw2"));
+}
+
+#[tokio::test]
 async fn a_check_that_is_not_listed_ends() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();

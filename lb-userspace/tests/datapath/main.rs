@@ -7,6 +7,7 @@
 mod adoption;
 mod affinity;
 mod arms;
+mod audit;
 mod counters;
 mod flow_table;
 mod forward;

@@ -130,6 +130,16 @@ async fn what_is_not_known_is_not_found() {
 }
 
 #[tokio::test]
+async fn a_daemon_without_a_kernel_has_nothing_to_audit() {
+    let daemon = Daemon::start();
+
+    let error = refusal(daemon.client.audit().await);
+
+    assert_eq!(error.error, api::ErrorKind::Failed);
+    assert_eq!(error.message, "there is no kernel to audit");
+}
+
+#[tokio::test]
 async fn a_reload_without_a_file_changes_nothing_and_says_why() {
     let daemon = Daemon::start();
 

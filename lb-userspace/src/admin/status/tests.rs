@@ -122,6 +122,7 @@ fn the_shape_of_the_status_is_a_promise() {
                     "ports_in_use": 1,
                     "ports_resting": 7,
                     "ports_total": 1000,
+                    "fill": "ok",
                 },
                 {
                     "snat": "10.0.0.1",
@@ -131,10 +132,11 @@ fn the_shape_of_the_status_is_a_promise() {
                     "ports_in_use": 0,
                     "ports_resting": 0,
                     "ports_total": 1000,
+                    "fill": "ok",
                 },
             ],
-            "flows": { "used": 3, "max": 64000 },
-            "affinity": { "used": 1, "max": 1024 },
+            "flows": { "used": 3, "max": 64000, "fill": "ok" },
+            "affinity": { "used": 1, "max": 1024, "fill": "ok" },
             "drops": null,
         })
     );
@@ -147,6 +149,35 @@ fn the_shape_of_the_status_is_a_promise() {
             "packets": 4,
             "meaning": DropReason::NoFlow.meaning(),
         })
+    );
+}
+
+#[test]
+fn what_is_nearly_full_or_full_says_so() {
+    let mut snapshot = snapshot();
+    let mut state = testing::running(testing::ras());
+    testing::sweep(&mut state, |report| {
+        report.flows_by_service.insert(0, 60_000);
+        report.affinity_entries = 1024;
+        report.ports_by_slot.insert(
+            1,
+            PortUse {
+                in_use: 400,
+                resting: 400,
+            },
+        );
+    });
+    snapshot.state = Arc::new(state);
+
+    let status = status(&snapshot, Path::new("x"), now());
+
+    let fills = [status.flows.fill, status.affinity.fill];
+    assert_eq!(fills, [api::Fill::High, api::Fill::Full]);
+    let ports: Vec<_> = status.endpoints.iter().map(|of| of.fill).collect();
+    assert_eq!(
+        ports,
+        [api::Fill::Ok, api::Fill::High],
+        "those that rest count"
     );
 }
 
@@ -196,6 +227,8 @@ fn backend(name: &str, id: u16, address: &str, flows: u32, clients: u32, traffic
         "eligible": true,
         "flows": flows,
         "clients": clients,
+        "unreachable": 0,
+        "unreachable_per_s": 0.0,
         "traffic": traffic,
     })
 }

@@ -18,6 +18,7 @@ use crate::{
     config::model::Config,
     control::{
         event::{BackendName, Link},
+        fill::Fills,
         numbers::Numbers,
         overrides::Overrides,
     },
@@ -71,6 +72,7 @@ impl DesiredState {
             overrides,
             client_ranges: Arc::new(client_ranges),
             sweep: SweepReport::default(),
+            fills: Fills::default(),
         };
         state.add_backends(Some(image));
         state.settle();

@@ -12,6 +12,7 @@ use crate::{
     config::model::{Forwarding, PersistenceKey},
     control::{
         change::{Change, Level, changes},
+        fill::Refusals,
         plan::{members, plan},
         render::{Tables, is_eligible, render, sweep_settings},
         testing::*,
@@ -864,4 +865,106 @@ fn the_latency_of_the_last_success_is_kept() {
 
     let check = &state.backends[&name("ras/gw1")].check;
     assert_eq!(check.latency, Some(Duration::from_millis(3)));
+}
+
+#[test]
+fn a_range_of_ports_is_told_of_before_it_is_full_when_it_is_and_when_it_has_room_again() {
+    let ports = |state: &mut DesiredState, in_use, resting| {
+        sweep(state, |report| {
+            report.ports_by_slot.insert(0, PortUse { in_use, resting });
+        });
+    };
+    let mut state = running(ras());
+    let mut told = Vec::new();
+    for (in_use, resting) in [
+        (799, 0),
+        (500, 300),
+        (900, 0),
+        (1000, 0),
+        (950, 0),
+        (699, 0),
+    ] {
+        let before = state.clone();
+        ports(&mut state, in_use, resting);
+        for change in changes(&before, &state) {
+            told.push((change.level(), change.to_string()));
+        }
+    }
+
+    let range = "the range of SNAT ports from 10.0.0.1 to 10.0.1.1:443";
+    let remedy = "give more node.snat_addresses, or more backends";
+    assert_eq!(
+        told,
+        [
+            (
+                Level::Warn,
+                format!("{range} is nearly full: 800 of 1000 (80%); {remedy}")
+            ),
+            (
+                Level::Error,
+                format!("{range} is full: 1000 of 1000 (100%); new flows are refused; {remedy}")
+            ),
+            (
+                Level::Info,
+                format!("{range} has room again: 699 of 1000 (69%)")
+            ),
+        ]
+    );
+}
+
+#[test]
+fn a_refused_flow_makes_a_range_full_that_has_few_ports_left_and_no_other() {
+    let mut before = running(ras());
+    sweep(&mut before, |report| {
+        for (slot, in_use) in [(0, 990), (1, 500)] {
+            report
+                .ports_by_slot
+                .insert(slot, PortUse { in_use, resting: 0 });
+        }
+    });
+    let mut after = before.clone();
+    after.on_refusals(Refusals {
+        ports: true,
+        ..Refusals::default()
+    });
+
+    let told = changes(&before, &after);
+
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].level(), Level::Error);
+    assert!(told[0].to_string().contains("990 of 1000"), "{}", told[0]);
+}
+
+#[test]
+fn a_full_flow_table_is_an_error_and_a_full_affinity_table_a_warning() {
+    let before = running(ras());
+    let mut after = before.clone();
+    after.on_refusals(Refusals {
+        flows: true,
+        affinity: true,
+        ports: false,
+    });
+
+    let told: Vec<_> = changes(&before, &after)
+        .iter()
+        .map(|change| (change.level(), change.to_string()))
+        .collect();
+
+    assert_eq!(
+        told,
+        [
+            (
+                Level::Error,
+                "the flow table is full: 0 of 64000 (0%); new flows are refused; raise \
+                 node.max_flows"
+                    .to_owned()
+            ),
+            (
+                Level::Warn,
+                "the affinity table is full: 0 of 1024 (0%); new clients are served, but not \
+                 remembered; raise node.max_affinity"
+                    .to_owned()
+            ),
+        ]
+    );
 }

@@ -7,6 +7,7 @@ use crate::{
     config::model::{AdminState, Backend},
     control::{
         event::{BackendName, CheckReport, Link, NextHop},
+        fill::{Fill, Refusals},
         overrides::Change,
     },
     dataplane::SweepReport,
@@ -129,6 +130,45 @@ impl DesiredState {
                 state.drained = out_of_service && counted && flows == 0 && clients == 0;
             }
         }
+        self.judge_fills();
+    }
+
+    /// Takes in what the kernel program has refused a moment ago.
+    pub fn on_refusals(&mut self, refusals: Refusals) {
+        self.fills.refusals = refusals;
+        self.judge_fills();
+    }
+
+    fn judge_fills(&mut self) {
+        let refusals = self.fills.refusals;
+        let flows = self.flows_in_use();
+        let node = &self.config.node;
+        let fills = &mut self.fills;
+        fills.flows.update(flows, node.max_flows, refusals.flows);
+        fills.affinity.update(
+            self.sweep.affinity_entries,
+            node.max_affinity,
+            refusals.affinity,
+        );
+        let max = node.snat_ports.count();
+        let mut former = std::mem::take(&mut fills.ports);
+        for (key, slot) in self.numbers.endpoints.iter() {
+            let ports = self.sweep.ports_by_slot.get(&slot);
+            let ports = ports.copied().unwrap_or_default();
+            let used = ports.in_use.saturating_add(ports.resting);
+            let mut gauge = former.remove(key).unwrap_or_default();
+            // The counter does not say which endpoint refused: one with many ports left did not.
+            gauge.update(used, max, false);
+            let refuses = refusals.ports && gauge.fill() != Fill::Ok;
+            gauge.update(used, max, refuses);
+            fills.ports.insert(*key, gauge);
+        }
+    }
+
+    /// Returns the flows that are alive.
+    #[must_use]
+    pub fn flows_in_use(&self) -> u32 {
+        self.sweep.flows_by_service.values().sum()
     }
 
     /// Returns the live flows of a backend.

@@ -1,10 +1,11 @@
-//! Questions to the kernel about pinned maps: bpf(2), without a library between.
+//! Questions to the kernel about what is pinned: bpf(2), without a library between.
 //!
 //! The structures are prefixes of the kernel's (`include/uapi/linux/bpf.h`); it takes what a
 //! caller leaves out for zero, and writes no more than the caller has room for.
 #![expect(
     unsafe_code,
-    reason = "bpf(2) has no safe binding that tells the type information of a map"
+    reason = "bpf(2) has no safe binding that tells the type information of a map, or the \
+              interface of a link"
 )]
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::LayoutError;
@@ -56,18 +57,20 @@ pub(super) struct MapInfo {
     _vmlinux: u32,
 }
 
+/// What BPF_OBJ_GET takes.
+#[repr(C)]
+struct ObjGet {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
 /// Opens the map pinned at `path`; `None` if nothing is there.
 ///
 /// # Errors
 ///
 /// [`LayoutError`] when `path` cannot be opened or is something else.
 pub(super) fn open_map(path: &Path) -> Result<Option<OwnedFd>, LayoutError> {
-    #[repr(C)]
-    struct ObjGet {
-        path: u64,
-        fd: u32,
-        flags: u32,
-    }
     let Ok(name) = CString::new(path.as_os_str().as_bytes()) else {
         return Err(LayoutError::NotAMap(path.to_owned()));
     };
@@ -98,8 +101,63 @@ pub(super) fn open_map(path: &Path) -> Result<Option<OwnedFd>, LayoutError> {
 /// Tells a map from a program or link: BPF_OBJ_GET opens whatever is pinned, and would describe a
 /// program in the fields of a map without complaint.
 fn is_map(object: &OwnedFd) -> io::Result<bool> {
-    let kind = fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
-    Ok(kind == Path::new("anon_inode:bpf-map"))
+    Ok(kind(object)? == Path::new("anon_inode:bpf-map"))
+}
+
+fn kind(object: &OwnedFd) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))
+}
+
+/// Opens the link pinned at `path`; `None` if nothing is there.
+///
+/// # Errors
+///
+/// The kernel's; also when something else is pinned there.
+pub(super) fn open_link(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = ObjGet {
+        path: name.as_ptr() as u64,
+        fd: 0,
+        // Links cannot be opened for reading only.
+        flags: 0,
+    };
+    // SAFETY: ObjGet is what BPF_OBJ_GET takes, and `name` is a C string that outlives the call.
+    match unsafe { bpf_fd(BPF_OBJ_GET, &mut attributes) } {
+        // "bpf-link" or "bpf_link", by the kernel's version.
+        Ok(link) if kind(&link)?.to_string_lossy().contains("link") => Ok(Some(link)),
+        Ok(_) => Err(io::Error::other("it is no link")),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the number of the program and the index of the interface of `link`, which
+/// [`open_link`] has opened and which must be an XDP program's.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(super) fn link_info(link: &OwnedFd) -> io::Result<(u32, u32)> {
+    /// `struct bpf_link_info` with the part that XDP links have.
+    #[repr(C)]
+    #[derive(Default)]
+    struct LinkInfo {
+        kind: u32,
+        id: u32,
+        program: u32,
+        _padding: u32,
+        interface: u32,
+        _rest: [u32; 3],
+    }
+    const BPF_LINK_TYPE_XDP: u32 = 6;
+    let mut info = LinkInfo::default();
+    // SAFETY: LinkInfo is a prefix of `struct bpf_link_info`; what other kinds of links take for
+    // an address and a length in it is zero.
+    unsafe { object_info(link, &mut info) }?;
+    if info.kind != BPF_LINK_TYPE_XDP {
+        return Err(io::Error::other("it is no link of an XDP program"));
+    }
+    Ok((info.program, info.interface))
 }
 
 /// Tells whether `path` is in a BPF file system; see [`super::is_bpffs`].

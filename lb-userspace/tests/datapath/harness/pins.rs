@@ -198,6 +198,16 @@ impl Pins {
     }
 }
 
+/// Takes the program of a pinned link off its interface, and leaves the pin.
+pub(crate) fn detach_link(path: &Path) {
+    bpftool(&[
+        "link".as_ref(),
+        "detach".as_ref(),
+        "pinned".as_ref(),
+        path.as_os_str(),
+    ]);
+}
+
 /// Runs `bpftool` in this thread's namespaces; returns what it says in JSON.
 fn bpftool(arguments: &[&OsStr]) -> serde_json::Value {
     let output = Command::new("bpftool")
