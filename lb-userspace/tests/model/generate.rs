@@ -50,6 +50,9 @@ const OTHER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x95];
 /// The index of an interface that frames leave by, and that does not exist.
 const OTHER_INTERFACE: u32 = 7;
 
+/// An address and a port.
+type Port = (Address, u16);
+
 /// Numbers that look random, from a seed (SplitMix64).
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
@@ -193,7 +196,7 @@ impl Generator {
         let mut random = Random::new(seed);
         // A seed and the next one have nothing in common.
         random = Random::new(random.next());
-        let reloads = random.once_in(40);
+        let reloads = random.once_in(100);
         let steps = 60 + random.below(140);
         Self {
             random,
@@ -526,8 +529,7 @@ impl Generator {
                 None => self.client(model),
             },
             _ => match self.record(model) {
-                Some((_, record, snat, endpoint)) if drawn < 90 => {
-                    let _ = record;
+                Some((_, snat, endpoint)) if drawn < 90 => {
                     ((endpoint.0, snat.0), (endpoint.1, snat.1))
                 }
                 _ if drawn < 97 => self.client(model),
@@ -595,14 +597,14 @@ impl Generator {
 
     /// Draws a record that was ever used, mostly a live one, with its SNAT address and port and
     /// the backend's.
-    #[expect(clippy::type_complexity, reason = "two addresses with ports")]
-    fn record(&mut self, model: &Model) -> Option<(u32, Record, (Address, u16), (Address, u16))> {
+    fn record(&mut self, model: &Model) -> Option<(Record, Port, Port)> {
         let wanted: &[u8] = match self.random.below(8) {
             0 => &[FREE],
             1 => &[CLOSING, LIVE],
             _ => &[LIVE],
         };
-        let used: Vec<u32> = (0..model.records.len() as u32)
+        let in_use = self.next_slot * u32::from(model.settings.snat_port_count);
+        let used: Vec<u32> = (0..in_use)
             .filter(|index| model.records[*index as usize].claim != 0)
             .filter(|index| wanted.contains(&claim(&model.records[*index as usize]).state))
             .collect();
@@ -613,12 +615,8 @@ impl Generator {
             .iter()
             .find(|(_, slot)| **slot == index / count)?;
         let port = model.settings.snat_port_first + (index % count) as u16;
-        Some((
-            index,
-            model.records[index as usize],
-            (key.snat, port),
-            (key.backend, key.port),
-        ))
+        let record = model.records[index as usize];
+        Some((record, (key.snat, port), (key.backend, key.port)))
     }
 
     /// Gives a header what is rare: a spent TTL, options, extension headers.
@@ -802,10 +800,9 @@ impl Generator {
 
     /// An ICMP message about a packet that was translated, or nearly so.
     fn error(&mut self, model: &Model) -> Step {
-        let Some((index, record, snat, endpoint)) = self.record(model) else {
+        let Some((record, snat, endpoint)) = self.record(model) else {
             return self.noise(model);
         };
-        let _ = index;
         // What it is about: a packet on its way to the backend, or one to the client.
         let (mut from, mut to) = if self.random.once_in(2) {
             (snat, endpoint)

@@ -32,7 +32,7 @@ use std::{
 use site::{End, Site};
 
 /// Sequences of an ordinary run.
-const SEQUENCES: u64 = 3000;
+const SEQUENCES: u64 = 2500;
 /// How long one seed is run over and over.
 const REPLAY: Duration = Duration::from_secs(20);
 

@@ -144,6 +144,8 @@ pub(crate) struct Model {
     pub(crate) buckets: Buckets,
     /// By index in `stats`.
     pub(crate) counters: BTreeMap<u32, Counters>,
+    /// Which of them have changed since somebody last looked.
+    pub(crate) just_counted: Vec<u32>,
     /// What happened, for people: how often each thing did.
     pub(crate) coverage: BTreeMap<&'static str, u64>,
 }
@@ -212,6 +214,7 @@ impl Model {
 
     fn count(&mut self, index: u32, change: impl Fn(&mut Counters)) {
         change(self.counters.entry(index).or_default());
+        self.just_counted.push(index);
     }
 
     fn count_both(&mut self, service: u8, backend: u16, change: impl Fn(&mut Counters)) {
@@ -478,7 +481,7 @@ impl Run<'_> {
         let ports = [0, 2].map(|at| u16_at(self.frame, ip.l4 + at).unwrap_or(0));
         match self.reply_record(&ip, ports)? {
             Some(index) => self.reply(&ip, ports, index),
-            None => self.from_client(&ip, ports),
+            None => self.client_packet(&ip, ports),
         }
     }
 
@@ -606,7 +609,7 @@ impl Run<'_> {
         })
     }
 
-    fn from_client(&mut self, ip: &Ip, [port, vip_port]: [u16; 2]) -> Stop<Outcome> {
+    fn client_packet(&mut self, ip: &Ip, [port, vip_port]: [u16; 2]) -> Stop<Outcome> {
         let id = (ip.source, port, ip.destination, vip_port);
         let known = self.model.living(&id);
         let serving = known.filter(|flow| self.may_stay(flow));
