@@ -112,8 +112,8 @@ macro_rules! faults {
 }
 
 faults! {
-    /// The daemon wrote it, and somebody else removed it; the next change or a restart of vipd
-    /// writes it again.
+    /// The daemon wrote it, and somebody else removed it; the next change of it or a restart of
+    /// vipd writes it again.
     Missing = "missing";
     /// The daemon did not write it; a restart of vipd removes it.
     Unexpected = "unexpected";
@@ -133,7 +133,7 @@ faults! {
     EndpointMissing = "endpoint_missing";
     /// The flow's packets go to one backend, and its replies are expected from another.
     EndpointOther = "endpoint_other";
-    /// The client's next packet begins a new flow with another SNAT port; this one's port is free
+    /// The client's packets may begin a new flow with another SNAT port; this one's port is free
     /// again when it has been idle for its time.
     EntryMissing = "entry_missing";
     /// The client's packets use another record; this one's SNAT port is free again when it has been

@@ -1,8 +1,8 @@
 //! How full the tables are, in words: before new flows are refused, and when they are. Pure.
 //!
-//! A table is *high* from [`HIGH_PERCENT`] on and *full* when nothing is left or the kernel program
-//! has just refused something for want of it. What the log has said holds until the table is back
-//! below [`LOW_PERCENT`], so a table that stays near a mark is not logged again and again.
+//! A table is *high* from 80% on and *full* when nothing is left or the kernel program has just
+//! refused something for want of it. What the log has said holds until the table is back below 70%,
+//! so a table that stays near a mark is not logged again and again.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 

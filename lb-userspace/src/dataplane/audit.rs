@@ -196,8 +196,8 @@ impl Auditor {
         present(self.affinity.get(key, 0)).map_err(|e| failed("read a client", e))
     }
 
-    /// Shows every forward entry to `see`, some of them perhaps twice. Returns whether all have
-    /// been seen; see [`walk`].
+    /// Shows every forward entry to `see`, some of them perhaps twice. Returns whether the walk came
+    /// to its end: a table that changes very fast is given up on.
     ///
     /// # Errors
     ///

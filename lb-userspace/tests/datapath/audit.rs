@@ -257,8 +257,12 @@ fn a_record_without_its_entry_is_named() {
 fn a_record_whose_client_uses_another_one_is_named() {
     planted(
         |site| {
-            site.pins.remove_flow(&v4());
-            site.forward(&v4());
+            let mut flow = site.pins.flow(&v4()).expect("a flow");
+            let record = site.pins.record(flow.record);
+            flow.record += 1;
+            flow.snat_port += 1;
+            site.pins.set_record(flow.record, record);
+            site.pins.set_flow(&v4(), flow);
         },
         &[("entry_other", "records", "its client's packets use record")],
     );
