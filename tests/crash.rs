@@ -16,7 +16,7 @@ use lb_tests::lab::{
 
 const KILLS: usize = 100;
 /// Kills between two looks at the tables.
-const LOOK_EVERY: usize = 10;
+const LOOK_EVERY: usize = 20;
 /// Datagrams in a second, over all steady flows.
 const RATE: u32 = 1000;
 /// How long a daemon may live after a change began.
@@ -53,7 +53,7 @@ fn a_daemon_killed_a_hundred_times_loses_no_packet_and_leaks_nothing() {
         if kill % LOOK_EVERY == 0 {
             daemon.await_ready();
             await_agreement(&daemon);
-        } else if random.one_in(6) {
+        } else if random.one_in(8) {
             daemon.await_ready();
             daemon.write_configuration(&configuration(&lab, administrator.variant()));
             let mut changes: Vec<Child> = (0..2)
@@ -69,7 +69,7 @@ fn a_daemon_killed_a_hundred_times_loses_no_packet_and_leaks_nothing() {
             continue;
         } else {
             // Most of a start happens at its beginning.
-            let part = if random.one_in(4) { 1 } else { 4 };
+            let part = if random.one_in(4) { 1 } else { 6 };
             live(random.time(start_up / part));
         }
         daemon.kill9();

@@ -21,6 +21,7 @@ pub mod random;
 pub mod site;
 pub mod status;
 pub mod traces;
+pub mod usage;
 pub mod veth;
 pub mod xdp_pass;
 

@@ -20,6 +20,7 @@ mod oracle;
 mod reload;
 mod restart;
 mod snat_ports;
+mod soak;
 mod spread;
 mod the_lab;
 mod vlan;

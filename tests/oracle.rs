@@ -44,7 +44,7 @@ use lb_tests::lab::{
 };
 
 /// Packets in the ordinary run; `LB_ORACLE_PACKETS` asks for another number.
-const PACKETS: usize = 600;
+const PACKETS: usize = 3000;
 const BACKEND_PORT: u16 = 8443;
 const SNAT_PORTS: std::ops::RangeInclusive<u16> = 20_000..=32_767;
 const BOUND: Duration = Duration::from_secs(10);
