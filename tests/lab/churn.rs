@@ -118,7 +118,7 @@ impl Administrator {
 
     /// Returns the arguments of a command for the daemon.
     pub fn command(&mut self) -> Vec<String> {
-        let words = match self.random.within(0..7) {
+        match self.random.within(0..7) {
             0 | 1 => vec!["reload".to_owned()],
             2 => self.about_clients("block"),
             3 => self.about_clients("allow"),
@@ -128,8 +128,7 @@ impl Administrator {
                 let state = *self.random.of(&["drain", "halt"]);
                 self.about_a_backend(state)
             }
-        };
-        words
+        }
     }
 
     /// Returns a configuration for the next reload or start.
