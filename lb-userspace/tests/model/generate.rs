@@ -498,11 +498,22 @@ impl Generator {
     fn datagram(&mut self, model: &Model) -> Step {
         let (link, header, ports) = self.somebody(model);
         let checksum = self.random.pick(&CHECKSUMS);
-        let len = self.payload_len();
+        let len = if self.random.once_in(10) {
+            self.edge(header.packet(UDP, &[]).len() as u64 + 8)
+        } else {
+            self.payload_len()
+        };
         let payload = self.random.bytes(len);
         let datagram = udp(&header, ports.0, ports.1, checksum, &payload);
         let frame = link.frame(header.is_v6(), &header.packet(UDP, &datagram));
         Step::Frame(self.spoilt(frame, &link, &header))
+    }
+
+    /// Returns the length of a payload that, behind so many bytes of headers, is just as large as
+    /// some way out carries, or a byte more or less.
+    fn edge(&mut self, headers: u64) -> u64 {
+        let mtu = self.random.pick(&[300, 548, 576, 1280, 1400, 1500]);
+        (mtu - 1 + self.random.below(3)).saturating_sub(headers)
     }
 
     fn payload_len(&mut self) -> u64 {
@@ -751,6 +762,11 @@ impl Generator {
 
     /// A piece that is on its way; or a datagram is taken apart, and one of its pieces comes.
     fn piece(&mut self, model: &Model) -> Step {
+        if self.random.once_in(4)
+            && let Some(late) = self.late_piece(model)
+        {
+            return late;
+        }
         if self.pieces.is_empty() || self.random.once_in(3) {
             self.take_apart(model);
         }
@@ -770,12 +786,35 @@ impl Generator {
         }
     }
 
+    /// One more piece of a datagram whose first one was seen, however long ago, and whatever has
+    /// become of its flow.
+    fn late_piece(&mut self, model: &Model) -> Option<Step> {
+        let count = model.fragments.len() as u64;
+        let place = (count > 0).then(|| self.random.below(count) as usize)?;
+        let (source, destination, identification) = *model.fragments.keys().nth(place)?;
+        let mut header = Header::new(source, destination);
+        header.identification = identification;
+        header.piece = Some((3, self.random.once_in(2)));
+        let len = if self.random.once_in(3) {
+            self.edge(header.packet(UDP, &[]).len() as u64)
+        } else {
+            16
+        };
+        let content = self.random.bytes(len);
+        let protocol = self.random.pick(&[UDP, UDP, UDP, DESTINATION_OPTIONS, 6]);
+        let frame = self
+            .link()
+            .frame(header.is_v6(), &header.packet(protocol, &content));
+        Some(Step::Frame(frame))
+    }
+
     fn take_apart(&mut self, model: &Model) {
         let (link, mut header, ports) = self.somebody(model);
         let checksum = self.random.pick(&CHECKSUMS);
         let len = 24 + self.payload_len();
         let payload = self.random.bytes(len);
         let datagram = udp(&header, ports.0, ports.1, checksum, &payload);
+        header.do_not_fragment = false;
         let size = 8 * (1 + self.random.below(6)) as usize;
         let size = size.max(datagram.len().div_ceil(4).next_multiple_of(8));
         let count = datagram.len().div_ceil(size);
@@ -787,12 +826,21 @@ impl Generator {
                 header.piece = None;
                 header.atomic = true;
             }
-            if number > 0 {
-                // Headers behind the fragment header are in the first piece alone.
-                header.extensions[1].clear();
+            // What stands behind the fragment header is in the first piece alone, and all name it.
+            let mut protocol = UDP;
+            if number > 0
+                && let Some(first) = header.extensions[1].first()
+            {
+                protocol = first.kind;
             }
-            header.do_not_fragment = false;
-            let frame = link.frame(header.is_v6(), &header.packet(UDP, content));
+            let of_piece = Header {
+                extensions: match number {
+                    0 => header.extensions.clone(),
+                    _ => [header.extensions[0].clone(), Vec::new()],
+                },
+                ..header.clone()
+            };
+            let frame = link.frame(header.is_v6(), &of_piece.packet(protocol, content));
             let frame = self.spoilt(frame, &link, &header);
             self.pieces.push(frame);
         }
