@@ -12,6 +12,7 @@ use std::{
 use lb_common::{
     backend::{Backend, VlanTags},
     endpoint::{Endpoint, EndpointKey},
+    fragment::Fragment,
     guard::Range,
     pool::Pool,
     record::Record,
@@ -121,6 +122,8 @@ pub(crate) struct Generator {
     pieces: Vec<Vec<u8>>,
     /// Services that were taken away.
     removed: Vec<(ServiceKey, Service)>,
+    /// Steps that belong together, the next one last.
+    plot: Vec<Step>,
     next_slot: u32,
     /// Half of the ranges that is in use.
     ranges_half: u32,
@@ -205,6 +208,7 @@ impl Generator {
             vips: Vec::new(),
             pieces: Vec::new(),
             removed: Vec::new(),
+            plot: Vec::new(),
             next_slot: 0,
             ranges_half: 0,
             reloads,
@@ -478,6 +482,12 @@ impl Generator {
 
     /// Draws the next step; `model` is what there is.
     pub(crate) fn step(&mut self, model: &Model) -> Step {
+        if self.plot.is_empty() && self.random.once_in(60) {
+            self.take_over(model);
+        }
+        if let Some(step) = self.plot.pop() {
+            return step;
+        }
         match self.random.below(1000) {
             0..600 => self.datagram(model),
             600..700 => self.piece(model),
@@ -786,12 +796,57 @@ impl Generator {
         }
     }
 
+    /// Has a flow end of which pieces are on their way, and begin again on the same port: a piece of
+    /// before comes too late, though it comes in time.
+    fn take_over(&mut self, model: &Model) {
+        let unanswered = model.fragments.iter().find(|(_, fragment)| {
+            let record = &model.records[fragment.record as usize];
+            fragment.direction != Fragment::HOST
+                && record.replied == 0
+                && claim(record).state == LIVE
+                && claim(record).generation == fragment.generation
+        });
+        let Some(((source, destination, identification), fragment)) = unanswered else {
+            return;
+        };
+        let record = &model.records[fragment.record as usize];
+        let header = Header::new(record.client, record.vip);
+        let ports = (record.client_port, record.vip_port);
+        let datagram = udp(&header, ports.0, ports.1, Checksum::Right, b"again");
+        let again = header.packet(UDP, &datagram);
+        let mut header = Header::new(*source, *destination);
+        header.identification = *identification;
+        header.piece = Some((3, false));
+        let piece = header.packet(UDP, &[7; 16]);
+        let frame = |packet: &[u8]| Step::Frame(plain_link().frame(header.is_v6(), packet));
+        // Idle for long enough, ended by two passes, rested for long enough.
+        self.plot = vec![
+            frame(&piece),
+            frame(&again),
+            Step::Age(10),
+            Step::Sweep,
+            Step::Sweep,
+            Step::Age(UNREPLIED_TIMEOUT_S + 1),
+        ];
+    }
+
     /// One more piece of a datagram whose first one was seen, however long ago, and whatever has
     /// become of its flow.
     fn late_piece(&mut self, model: &Model) -> Option<Step> {
-        let count = model.fragments.len() as u64;
-        let place = (count > 0).then(|| self.random.below(count) as usize)?;
-        let (source, destination, identification) = *model.fragments.keys().nth(place)?;
+        let all: Vec<_> = model.fragments.iter().collect();
+        // Best of all is one whose port has another flow by now.
+        let taken_over = all.iter().copied().filter(|(_, fragment)| {
+            let claim = claim(&model.records[fragment.record as usize]);
+            claim.state == LIVE && claim.generation != fragment.generation
+        });
+        let taken_over: Vec<_> = taken_over.collect();
+        let from = if taken_over.is_empty() {
+            all
+        } else {
+            taken_over
+        };
+        let chosen = (!from.is_empty()).then(|| self.random.pick(&from))?;
+        let (source, destination, identification) = *chosen.0;
         let mut header = Header::new(source, destination);
         header.identification = identification;
         header.piece = Some((3, self.random.once_in(2)));
@@ -1178,6 +1233,15 @@ impl Generator {
         }
         operations.extend(changed);
         operations
+    }
+}
+
+/// Returns the link of a frame that nothing is special about.
+fn plain_link() -> Link {
+    Link {
+        destination: MAC,
+        source: [0x02, 0, 0, 0, 0, 1],
+        tags: Vec::new(),
     }
 }
 

@@ -1029,7 +1029,11 @@ impl Run<'_> {
         let record = self.model.records[entry.record as usize];
         let claim = claim(&record);
         if claim.generation != entry.generation || !matches!(claim.state, LIVE | CLOSING) {
-            self.model.saw("a later piece of an ended flow");
+            self.model.saw(if claim.state == LIVE {
+                "a later piece of a port's former flow"
+            } else {
+                "a later piece of an ended flow"
+            });
             return Err(no_flow);
         }
         self.model.saw("a later piece follows");
