@@ -9,6 +9,7 @@ use lb_common::{
     backend::Backend,
     flow::{Flow as FlowValue, FlowKey, FlowKey6},
     fragment::{Fragment, FragmentKey},
+    limits::cache_sets,
     map_names,
     record::Record,
     settings::{Settings, reciprocal},
@@ -19,7 +20,7 @@ use lb_userspace::dataplane::{
     Dataplane as _,
     attach::Mode,
     image::MapOp,
-    kernel::{Kernel, Options, cache_sets},
+    kernel::{Kernel, Options},
 };
 use memmap2::{MmapMut, MmapOptions};
 
