@@ -15,6 +15,7 @@ mod lifecycle;
 mod looking_in;
 mod modes;
 mod next_hop;
+mod pmtu;
 mod reload;
 mod restart;
 mod snat_ports;
