@@ -9,6 +9,7 @@ mod arms;
 mod audit;
 mod config_cli;
 mod health;
+mod icmp;
 mod ipv6;
 mod l4_nat;
 mod lifecycle;
