@@ -8,6 +8,7 @@ mod affinity;
 mod arms;
 mod audit;
 mod config_cli;
+mod fragments;
 mod health;
 mod icmp;
 mod ipv6;
