@@ -9,6 +9,7 @@ mod arms;
 mod audit;
 mod config_cli;
 mod fragments;
+mod hairpin;
 mod health;
 mod icmp;
 mod ipv6;
