@@ -7,6 +7,7 @@ mod admin_state;
 mod affinity;
 mod arms;
 mod audit;
+mod block;
 mod config_cli;
 mod fragments;
 mod hairpin;
