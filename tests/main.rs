@@ -8,6 +8,7 @@ mod affinity;
 mod arms;
 mod audit;
 mod block;
+mod changes;
 mod config_cli;
 mod fragments;
 mod hairpin;
