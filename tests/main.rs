@@ -11,6 +11,7 @@ mod block;
 mod changes;
 mod config_cli;
 mod fragments;
+mod full_tables;
 mod hairpin;
 mod health;
 mod icmp;
