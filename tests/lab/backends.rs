@@ -14,7 +14,10 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{clients::grow_receive_buffer, host::Host};
+use super::{
+    clients::{LONGEST_DATAGRAM, grow_receive_buffer},
+    host::Host,
+};
 
 /// How often a server looks whether it shall stop.
 const STOP_POLL: Duration = Duration::from_millis(20);
@@ -194,7 +197,7 @@ fn serve(
     seen: &Mutex<BTreeMap<SocketAddr, u64>>,
     stop: &AtomicBool,
 ) {
-    let mut buffer = [0; 2048];
+    let mut buffer = vec![0; LONGEST_DATAGRAM];
     while !stop.load(Ordering::Relaxed) {
         let (length, peer) = match socket.recv_from(&mut buffer) {
             Ok(received) => received,
