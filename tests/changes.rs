@@ -104,6 +104,7 @@ fn an_interface_that_was_down_serves_as_before() {
         let report = finish(load);
 
         assert_lost_while(&report, down);
+        report.assert_nothing_moved();
         assert!(daemon.is_running() && daemon.pid() == pid);
         assert!(has_address(host, family.vip(443)), "the VIP is missing");
         assert_eq!(daemon.status().interface("eth0").0, "native");
@@ -129,6 +130,7 @@ fn a_cable_that_was_out_serves_as_before() {
     let report = finish(load);
 
     assert_lost_while(&report, out);
+    report.assert_nothing_moved();
     assert_eq!(daemon.status().interface("eth0").0, "native");
 }
 
