@@ -31,13 +31,7 @@ pub(crate) fn prepare() -> Result<TempDir> {
     check(unsafe { libc::mount(bpf, target.as_ptr(), bpf, 0, none.cast()) })
         .context("cannot mount a BPF file system")?;
     pin(processor())?;
-    // SAFETY: a plain structure.
-    let priority = unsafe {
-        libc::sched_param {
-            sched_priority: 50,
-            ..std::mem::zeroed()
-        }
-    };
+    let priority = libc::sched_param { sched_priority: 50 };
     // SAFETY: for this thread; whatever else runs here waits.
     check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) })
         .context("cannot run ahead of other programs")?;
