@@ -119,7 +119,7 @@ fn the_vip_answers_a_ping() {
 /// Asks until the answer is that the port is unreachable.
 ///
 /// Once may be too early: a child that another thread has just begun holds the closed socket until
-/// it becomes another program.
+/// it becomes another program, and a host sends only so many errors in a second.
 #[track_caller]
 fn await_refusal(mut ask: impl FnMut() -> io::Result<()>) {
     eventually(BOUND, "the sender is refused", || {

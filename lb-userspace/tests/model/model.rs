@@ -1135,7 +1135,8 @@ impl Run<'_> {
             [&[2, 0, 0, 0, 0, 0], &mtu.to_be_bytes()[..], quoted].concat()
         } else {
             // Only a way out that carries less than any host must take leaves too little to quote.
-            if packet.len() < QUOTED_V4 {
+            // Errors about later pieces are not sent (RFC 1122 section 3.2.2).
+            if packet.len() < QUOTED_V4 || ip.is_later_piece() {
                 self.model.saw("too big without an answer");
                 return Outcome::Drop(DropReason::TooBig);
             }
