@@ -16,6 +16,7 @@ use lb_tests::lab::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 const BOUND: Duration = Duration::from_secs(5);
+const SHORT: Duration = Duration::from_millis(200);
 
 #[test]
 fn a_client_of_a_service_that_stopped_is_told_that_its_port_is_unreachable() {
@@ -34,14 +35,10 @@ fn a_client_of_a_service_that_stopped_is_told_that_its_port_is_unreachable() {
             gateways.named("gateway1").service.stop();
 
             for client in [near, far] {
-                let answer = client.ask_within("is anybody there", BOUND);
-                assert_eq!(
-                    answer.map_err(|error| error.kind()),
-                    Err(ErrorKind::ConnectionRefused)
-                );
+                await_refusal(|| client.ask_within("anybody there?", SHORT).map(drop));
             }
             eventually(BOUND, "both errors are counted", || {
-                daemon.status().backend("gateway1").unreachable() == 2
+                daemon.status().backend("gateway1").unreachable() >= 2
             });
             assert_eq!(daemon.drops(), []);
         }
@@ -64,13 +61,12 @@ fn a_backend_is_told_that_its_client_has_gone() {
                 let ends = Ends::meet(client, lab.gateway(1));
 
                 drop(ends.client);
-
-                // A host sends only so many errors in a second (`icmp_msgs_per_sec`), and others
-                // may have used them up.
-                eventually(BOUND, "the backend hears that its client has gone", || {
-                    let sent = ends.backend.send(b"still there?").map(|_| ());
-                    let heard = sent.and_then(|()| receive(&ends.backend).map(|_| ()));
-                    heard.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+                ends.backend
+                    .set_read_timeout(Some(SHORT))
+                    .expect("a timeout can be set");
+                await_refusal(|| {
+                    ends.backend.send(b"still there?")?;
+                    ends.backend.recv(&mut [0; 16]).map(drop)
                 });
             }
             assert_eq!(daemon.drops(), []);
@@ -118,6 +114,17 @@ fn the_vip_answers_a_ping() {
         assert_eq!(daemon.drops(), []);
         assert_eq!(daemon.status().flows(), 0);
     }
+}
+
+/// Asks until the answer is that the port is unreachable.
+///
+/// Once may be too early: a child that another thread has just begun holds the closed socket until
+/// it becomes another program, and a host sends only so many errors in a second.
+#[track_caller]
+fn await_refusal(mut ask: impl FnMut() -> io::Result<()>) {
+    eventually(BOUND, "the sender is refused", || {
+        ask().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
 }
 
 #[track_caller]

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     clients::{ANSWER_BOUND, LONGEST_DATAGRAM, UdpClient},
+    eventually::eventually_some,
     gateways::SERVICE_PORT,
     host::Host,
 };
@@ -39,8 +40,9 @@ impl Ends {
         let client = client.into_socket();
         let local = client.local_addr().expect("a bound socket has an address");
         let address = SocketAddr::new(backend.address_like(local.ip()), SERVICE_PORT);
-        let backend = backend.net().enter(|| {
-            UdpSocket::bind(address).unwrap_or_else(|error| panic!("bind to {address}: {error}"))
+        // A child that another thread has just begun may hold the socket of an earlier flow.
+        let backend = eventually_some(BOUND, "the service's port is free", || {
+            backend.net().enter(|| UdpSocket::bind(address)).ok()
         });
         for socket in [&client, &backend] {
             socket
