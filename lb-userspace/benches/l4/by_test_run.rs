@@ -85,7 +85,12 @@ fn packets(
 
     let mut baselines = [Baseline::Reflect, Baseline::Discard, Baseline::Lookup]
         .map(|baseline| (baseline, Sample::default()));
-    let mut forward = Sample::default();
+    // Answers come in an order of their own, and so from a generator of their own.
+    let mut answers = Programs::load(1024)?;
+    let order: Vec<u32> = order.iter().map(|&place| records[place as usize]).collect();
+    answers.order(&order)?;
+    answers.target_program(&vipd)?;
+    let (mut forward, mut reply) = (Sample::default(), Sample::default());
     for _ in 0..options.rounds {
         for (baseline, sample) in &mut baselines {
             programs.target(*baseline)?;
@@ -95,12 +100,7 @@ fn packets(
         let (ns, action) = programs.run(site.clients(flows, 0), PACKETS)?;
         ensure!(action == XDP_TX, "a packet was not forwarded: {action}");
         forward.add(ns);
-    }
-    let order: Vec<u32> = order.iter().map(|&place| records[place as usize]).collect();
-    programs.order(&order)?;
-    let mut reply = Sample::default();
-    for _ in 0..options.rounds {
-        let (ns, action) = programs.run(site.answers(flows), PACKETS)?;
+        let (ns, action) = answers.run(site.answers(flows), PACKETS)?;
         ensure!(action == XDP_TX, "an answer was not forwarded: {action}");
         reply.add(ns);
     }

@@ -4,14 +4,16 @@
     reason = "namespaces, processors and their clocks have no safe binding"
 )]
 
-use std::{ffi::CString, fs, io, path::Path, process::Command, time::Duration};
+use std::{ffi::CString, fs, io, path::Path, process::Command, sync::OnceLock, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
 /// The processor that everything runs on: the last one, as the first serves most interrupts.
 pub(crate) fn processor() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from) - 1
+    // Asked once, before this process is moved: the answer depends on where it may run.
+    static LAST: OnceLock<usize> = OnceLock::new();
+    *LAST.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from) - 1)
 }
 
 /// Moves this process into a network namespace and a BPF file system that nobody else sees, onto
