@@ -2,6 +2,7 @@
 
 pub mod backends;
 pub mod capture;
+pub mod churn;
 pub mod clients;
 pub mod configuration;
 pub mod daemon;
@@ -16,10 +17,14 @@ pub mod host;
 pub mod load;
 pub mod netns;
 pub mod nginx;
+pub mod packets;
 pub mod process;
+pub mod random;
 pub mod site;
 pub mod socket_options;
 pub mod status;
+pub mod traces;
+pub mod usage;
 pub mod veth;
 pub mod xdp_pass;
 
@@ -34,5 +39,7 @@ pub use gateways::{Gateway, Gateways};
 pub use health_page::HealthPage;
 pub use host::Host;
 pub use load::Load;
+pub use random::Random;
 pub use site::{Lab, LabBuilder};
 pub use status::Status;
+pub use traces::Traces;

@@ -1,12 +1,13 @@
 //! Start, stop, detach: what is there when, and what is left.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use lb_tests::lab::{
-    Configuration, Daemon, Gateways, Host, Lab,
+    Configuration, Daemon, Gateways, Lab,
     daemon::{pins, vipd},
     eventually::{eventually, holds_within},
     site::{VIP, vip},
+    traces::Traces,
 };
 
 const BOUND: Duration = Duration::from_secs(10);
@@ -16,10 +17,10 @@ const SILENCE: Duration = Duration::from_millis(300);
 fn detach_leaves_nothing() {
     let lab = Lab::two_arm().build();
     let _gateways = Gateways::start(&lab);
-    let before = State::of(lab.balancer());
+    let before = Traces::of(lab.balancer());
     let mut daemon = Daemon::start(&lab, &Configuration::ras(&lab));
     lab.client(1).udp(vip(443)).ask("hello");
-    assert_ne!(State::of(lab.balancer()), before);
+    assert_ne!(Traces::of(lab.balancer()), before);
 
     daemon.cli(&["detach"]).ok();
 
@@ -32,7 +33,7 @@ fn detach_leaves_nothing() {
 fn detach_needs_no_daemon() {
     let lab = Lab::one_arm().build();
     let _gateways = Gateways::start(&lab);
-    let before = State::of(lab.balancer());
+    let before = Traces::of(lab.balancer());
     let mut daemon = Daemon::start(&lab, &Configuration::ras(&lab));
     daemon.kill9();
     lab.client(1).udp(vip(443)).ask("hello");
@@ -49,14 +50,14 @@ fn sigterm_leaves_the_data_path_at_work() {
     let lab = Lab::one_arm().build();
     let _gateways = Gateways::start(&lab);
     let mut daemon = Daemon::start(&lab, &Configuration::ras(&lab));
-    let running = State::of(lab.balancer());
+    let running = Traces::of(lab.balancer());
     let client = lab.client(1).udp(vip(443));
     let source = client.ask("hello").source;
 
     daemon.terminate();
     assert!(!daemon.log().contains("ERROR"), "{}", daemon.log());
 
-    assert_eq!(State::of(lab.balancer()), running);
+    assert_eq!(Traces::of(lab.balancer()), running);
     assert_eq!(client.ask("again").source, source);
 }
 
@@ -64,7 +65,7 @@ fn sigterm_leaves_the_data_path_at_work() {
 fn sigterm_takes_the_data_path_down_where_the_configuration_says_so() {
     let lab = Lab::one_arm().build();
     let _gateways = Gateways::start(&lab);
-    let before = State::of(lab.balancer());
+    let before = Traces::of(lab.balancer());
     let configuration = Configuration::ras(&lab).node("forget_on_stop = true");
     let mut daemon = Daemon::start(&lab, &configuration);
     lab.client(1).udp(vip(443)).ask("hello");
@@ -141,7 +142,7 @@ fn an_address_that_was_there_before_is_there_after() {
     lab.balancer()
         .net()
         .ip(&[&format!("address add {VIP}/24 dev eth0")]);
-    let before = State::of(lab.balancer());
+    let before = Traces::of(lab.balancer());
     let daemon = Daemon::start(&lab, &Configuration::ras(&lab));
     lab.client(1).udp(vip(443)).ask("hello");
 
@@ -181,14 +182,14 @@ fn a_vip_that_somebody_removed_is_put_back() {
     let lab = Lab::one_arm().build();
     let _gateways = Gateways::start(&lab);
     let _daemon = Daemon::start(&lab, &Configuration::ras(&lab));
-    assert!(State::of(lab.balancer()).has_address(VIP.into()));
+    assert!(Traces::of(lab.balancer()).has_address(VIP.into()));
 
     lab.balancer()
         .net()
         .ip(&[&format!("address del {VIP}/32 dev eth0")]);
 
     eventually(BOUND, "the VIP is back", || {
-        State::of(lab.balancer()).has_address(VIP.into())
+        Traces::of(lab.balancer()).has_address(VIP.into())
     });
 }
 
@@ -232,54 +233,11 @@ fn an_interface_that_was_made_anew_is_attached_again() {
 
 /// Waits until the machine is as it was: the kernel lets go of a link a moment after its last user.
 #[track_caller]
-fn await_state(lab: &Lab, before: &State) {
-    let restored = holds_within(BOUND, || State::of(lab.balancer()) == *before);
+fn await_state(lab: &Lab, before: &Traces) {
+    let restored = holds_within(BOUND, || Traces::of(lab.balancer()) == *before);
     assert!(
         restored,
         "{:#?}\nis left, where there was\n{before:#?}",
-        State::of(lab.balancer())
+        Traces::of(lab.balancer())
     );
-}
-
-/// What a daemon leaves on a machine: pins, programs on interfaces, addresses, reserved ports.
-#[derive(Debug, PartialEq, Eq)]
-struct State {
-    pins: Vec<String>,
-    attached: Vec<String>,
-    addresses: Vec<String>,
-    reserved: String,
-}
-
-impl State {
-    fn of(host: &Host) -> Self {
-        let links = host.run("ip -json link show").ok();
-        let links: serde_json::Value = serde_json::from_str(&links).expect("ip prints JSON");
-        let addresses = host.run("ip -oneline address show").ok();
-        let mut addresses: Vec<String> = addresses
-            .lines()
-            .filter_map(|line| {
-                let mut words = line.split_whitespace().skip(1);
-                Some(format!("{} {}", words.next()?, words.nth(1)?))
-            })
-            .collect();
-        addresses.sort();
-        Self {
-            pins: pins(host),
-            attached: links
-                .as_array()
-                .expect("ip prints a list")
-                .iter()
-                .filter(|link| link.get("xdp").is_some())
-                .map(|link| link["ifname"].to_string())
-                .collect(),
-            addresses,
-            reserved: host.net().read_sysctl("net/ipv4/ip_local_reserved_ports"),
-        }
-    }
-
-    fn has_address(&self, address: IpAddr) -> bool {
-        self.addresses
-            .iter()
-            .any(|line| line.contains(&format!(" {address}/")))
-    }
 }

@@ -99,6 +99,22 @@ impl Capture {
         }
     }
 
+    /// Returns what `read` makes of the next frame that it makes something of, or `None` if none comes
+    /// within `bound`.
+    pub fn read_within<T>(
+        &self,
+        bound: Duration,
+        mut read: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + bound;
+        loop {
+            let bytes = self.receive(deadline.saturating_duration_since(Instant::now()))?;
+            if let Some(found) = read(&bytes) {
+                return Some(found);
+            }
+        }
+    }
+
     fn receive(&self, bound: Duration) -> Option<Vec<u8>> {
         let mut poll = libc::pollfd {
             fd: self.socket.as_raw_fd(),

@@ -291,9 +291,19 @@ impl<'lab> Daemon<'lab> {
     /// If the old process still runs.
     #[track_caller]
     pub fn start_again(&mut self) {
+        self.launch_again();
+        self.await_ready();
+    }
+
+    /// Like [`Self::start_again`], without waiting.
+    ///
+    /// # Panics
+    ///
+    /// If the old process still runs.
+    #[track_caller]
+    pub fn launch_again(&mut self) {
         assert!(!self.process.is_running(), "the daemon is still running");
         self.process = run(self.host, &self.binary, &self.directory);
-        self.await_ready();
     }
 
     /// Like [`Self::start_again`], from a copy of the binary at another path: a new version.

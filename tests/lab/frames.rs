@@ -338,6 +338,11 @@ fn sum(bytes: &[u8]) -> u32 {
         .sum()
 }
 
+/// Returns the ones' complement sum of what `parts` hold, each but the last of even length.
+pub(super) fn sum_of(parts: &[&[u8]]) -> u16 {
+    fold(parts.iter().map(|part| sum(part)).sum())
+}
+
 fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

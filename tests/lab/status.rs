@@ -135,6 +135,21 @@ impl Status {
         (fill("flows"), fill("affinity"))
     }
 
+    /// Returns ports in use of all endpoints together.
+    #[must_use]
+    pub fn ports_in_use(&self) -> u64 {
+        list(&self.0["endpoints"])
+            .iter()
+            .map(|endpoint| number(&endpoint["ports_in_use"]))
+            .sum()
+    }
+
+    /// Returns how many clients are remembered.
+    #[must_use]
+    pub fn remembered(&self) -> u64 {
+        number(&self.0["affinity"]["used"])
+    }
+
     /// Returns how many flows are alive.
     #[must_use]
     pub fn flows(&self) -> u64 {
