@@ -6,6 +6,7 @@ mod fuzz;
 mod process;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 mod workspace;
@@ -37,6 +38,8 @@ enum Job {
     Check,
     /// Feeds changing inputs to what reads outside input, by coverage; without a name, lists targets
     Fuzz(fuzz::Options),
+    /// Keeps a site under churn and fails if anything leaks or grows, as root
+    Soak(soak::Options),
     /// Shows the demonstration site; with `-- --config FILE`, runs vipd on this machine
     Run(run::Options),
 }
@@ -58,6 +61,7 @@ fn run_job(job: Job) -> Result<ExitCode> {
         Job::Test(options) => return test::command(&workspace, &options),
         Job::Fuzz(options) => fuzz::command(&workspace, &options)?,
         Job::Bench(options) => bench::command(&workspace, &options)?,
+        Job::Soak(options) => soak::command(&workspace, &options)?,
         Job::Check => check::command(&workspace)?,
         Job::Run(options) => run::command(&workspace, &options)?,
     }
