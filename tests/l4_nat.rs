@@ -209,18 +209,6 @@ fn a_packet_for_an_snat_port_without_a_flow_is_dropped_and_counted() {
 }
 
 #[test]
-fn a_backend_may_be_a_client_of_its_own_vip() {
-    let lab = Lab::one_arm().gateways(1).build();
-    let _gateways = Gateways::start(&lab);
-    let _daemon = Daemon::start(&lab, &Configuration::ras(&lab));
-
-    let answer = lab.gateway(1).udp(vip(443)).ask("hello");
-
-    assert_eq!(answer.backend, "gateway1");
-    assert_eq!(answer.source.ip(), IpAddr::from(lab.balancer().v4()));
-}
-
-#[test]
 fn a_datagram_without_a_checksum_is_forwarded() {
     let lab = Lab::one_arm().build();
     let _gateways = Gateways::start(&lab);
@@ -256,27 +244,6 @@ fn frames_for_another_machine_are_left_alone() {
     lab.client(1).udp(vip(443)).ask("hello");
     assert_eq!(gateways.all()[0].service.received(), 1);
     assert_eq!(daemon.status().dropped(), 0);
-}
-
-#[test]
-fn fragments_for_the_vip_are_refused_and_counted() {
-    let lab = Lab::one_arm().gateways(1).build();
-    let gateways = Gateways::start(&lab);
-    let daemon = Daemon::start(&lab, &Configuration::ras(&lab));
-    let client = lab.client(1).udp(vip(443));
-
-    client
-        .socket()
-        .send(&[b'x'; 3000])
-        .expect("a long datagram is sent in pieces");
-
-    eventually(
-        BOUND,
-        "the pieces are counted",
-        || matches!(&daemon.status().drops()[..], [(reason, 2..)] if reason == "fragment"),
-    );
-    assert_eq!(gateways.all()[0].service.received(), 0);
-    client.ask("a short one");
 }
 
 #[test]

@@ -24,10 +24,14 @@ pub struct Generator {
     pub first_port: u32,
     /// Zero: hand the packet to the program under measurement; otherwise send it out of here.
     pub interface: u32,
+    /// Sum of the words of the IPv4 header but for the source address and the checksum.
+    pub ip_sum: u32,
+    /// Sum of the words that the UDP checksum covers but for the source address and the ports.
+    pub udp_sum: u32,
     /// Headers of the first flow's packet.
     pub frame: [u8; FRAME_BYTES],
     /// Zero.
     pub _reserved: [u8; 2],
 }
 
-assert_layout!(Generator, size = 68, align = 4);
+assert_layout!(Generator, size = 76, align = 4);

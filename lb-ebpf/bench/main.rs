@@ -74,6 +74,12 @@ fn generate(context: XdpContext) -> u32 {
         frame[26..30].copy_from_slice(&client.to_be_bytes());
         frame[34..36].copy_from_slice(&(1024 + (number as u16 & 0x7fff)).to_be_bytes());
     }
+    let address = word(frame, 26) + word(frame, 28);
+    let ports = word(frame, 34) + word(frame, 36);
+    let checksum = folded(generator.ip_sum + address);
+    frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+    let checksum = folded(generator.udp_sum + address + ports);
+    frame[40..42].copy_from_slice(&checksum.to_be_bytes());
     if generator.interface != 0 {
         // SAFETY: the helper takes numbers only.
         return unsafe { bpf_redirect(generator.interface, 0) } as u32;
@@ -81,6 +87,19 @@ fn generate(context: XdpContext) -> u32 {
     // SAFETY: on success control never comes back.
     unsafe { TARGET.tail_call(&context, 0) };
     xdp_action::XDP_ABORTED
+}
+
+#[inline(always)]
+fn word(frame: &Frame, at: usize) -> u32 {
+    u32::from(u16::from_be_bytes([frame[at], frame[at + 1]]))
+}
+
+/// Returns the checksum of a sum of words (RFC 1071).
+#[inline(always)]
+fn folded(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(sum as u16)
 }
 
 /// The floor: the frame goes back where it came from.

@@ -168,32 +168,32 @@ fn leads_nowhere(seed: u64, word: u32) -> bool {
         || FlowHash::of_record(seed, unsafe { &*record }).tag() != word & TAG
 }
 
-/// Returns where the endpoint that a reply came from is looked for first.
+/// Returns where an endpoint is looked for.
 #[inline(always)]
-fn endpoint_place(parsed: &Parsed) -> u32 {
-    let mut mixed = (parsed.source.low.rotate_left(32) ^ parsed.source.high)
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ mixed >> 32 ^ parsed.destination.low ^ u64::from(parsed.source_port))
-        .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+fn endpoint_place(snat: Ip, backend: Ip, port: u16) -> u32 {
+    let mut mixed =
+        (backend.low.rotate_left(32) ^ backend.high).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ mixed >> 32 ^ snat.low ^ u64::from(port)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     (mixed >> 44) as u32 & (MAX_ENDPOINTS - 1)
 }
 
-/// Returns the slot of the endpoint that a reply came from, if the cache knows it.
+/// Returns the slot of the endpoint between one of our addresses and a backend, if the cache knows
+/// it.
 #[inline(always)]
-pub(crate) fn find_endpoint(parsed: &Parsed) -> Option<u32> {
-    let slot = *ENDPOINT_CACHE.get(endpoint_place(parsed))?;
+pub(crate) fn find_endpoint(snat: Ip, backend: Ip, port: u16) -> Option<u32> {
+    let slot = *ENDPOINT_CACHE.get(endpoint_place(snat, backend, port))?;
     let endpoint = SLOTS.get(slot)?;
-    let is_it = endpoint.port == parsed.source_port
+    let is_it = endpoint.port == port
         && endpoint.protocol == UDP
-        && Ip::of(&endpoint.snat) == parsed.destination
-        && Ip::of(&endpoint.backend) == parsed.source;
+        && Ip::of(&endpoint.snat) == snat
+        && Ip::of(&endpoint.backend) == backend;
     is_it.then_some(slot)
 }
 
 /// Remembers the slot of an endpoint.
 #[inline(always)]
-pub(crate) fn remember_endpoint(parsed: &Parsed, slot: u32) {
-    if let Some(place) = ENDPOINT_CACHE.get_ptr_mut(endpoint_place(parsed)) {
+pub(crate) fn remember_endpoint(snat: Ip, backend: Ip, port: u16, slot: u32) {
+    if let Some(place) = ENDPOINT_CACHE.get_ptr_mut(endpoint_place(snat, backend, port)) {
         // SAFETY: `place` points into the map; a number is written at once.
         unsafe { place.write_volatile(slot) };
     }

@@ -414,7 +414,10 @@ fn transport(
             _ => Err(Exit::Pass),
         };
     }
-    if protocol != UDP {
+    // Behind the fragment header of an IPv6 piece may stand what comes before UDP in the first one.
+    let is_udp = protocol == UDP
+        || (parsed.v6 && kind == Kind::LaterPiece && protocol == DESTINATION_OPTIONS);
+    if !is_udp {
         return Err(Exit::Pass);
     }
     // The rest of a multi-buffer frame lies outside the part that pointers reach.

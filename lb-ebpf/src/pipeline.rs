@@ -144,11 +144,13 @@ pub(crate) fn process(context: &XdpContext) -> Result<u32, Exit> {
     if code != code::UNDECIDED {
         return code::outcome(code);
     }
-    let found = if scratch.parsed.has_ports() {
-        unknown(context, scratch)
-    } else {
-        code::UNDECIDED
-    };
+    let mut found = code::UNDECIDED;
+    if scratch.parsed.has_ports() {
+        found = unknown(context, scratch);
+        if found != code::DONE && scratch.parsed.kind == Kind::Datagram {
+            return code::outcome(found);
+        }
+    }
     code::outcome(thorough(context, scratch, found))
 }
 
@@ -311,6 +313,10 @@ fn send(
     if fits(parsed, outgoing) {
         return forward(context, node, parsed, outgoing, place, direction);
     }
+    // RFC 1122 section 3.2.2: no ICMP error answers a piece other than the first.
+    if parsed.kind == Kind::LaterPiece && !parsed.v6 {
+        return Err(Exit::Drop(DropReason::TooBig));
+    }
     code::done(too_big(context, scratch))?;
     stats::drop(context, DropReason::TooBig);
     Ok(xdp_action::XDP_TX)
@@ -351,7 +357,8 @@ fn fits(parsed: &Parsed, outgoing: &Outgoing) -> bool {
 #[inline(always)]
 fn known(node: &Node, parsed: &Parsed) -> Result<Option<(Place, Direction)>, Exit> {
     if let Some(offset) = node.snat_offset(parsed.destination_port)
-        && let Some(slot) = cache::find_endpoint(parsed)
+        && let Some(slot) =
+            cache::find_endpoint(parsed.destination, parsed.source, parsed.source_port)
     {
         return Ok(Some((reply::at(node, slot, offset)?, Direction::Out)));
     }

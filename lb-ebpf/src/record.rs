@@ -5,7 +5,6 @@ use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 
 use lb_common::{
     affinity::is_touch_due,
-    endpoint::EndpointKey,
     hash,
     limits::{MAX_SNAT_ADDRESSES, SNAT_PROBES},
     record::{Claim, Record, State},
@@ -16,9 +15,10 @@ use crate::{
     affinity,
     ip::Ip,
     link::{Mac, Tags, mac, store_mac},
-    maps::{ENDPOINTS, RECORDS, SETTINGS},
+    maps::{RECORDS, SETTINGS},
     parse::{Parsed, UDP},
     pipeline::Node,
+    reply,
     select::Chosen,
 };
 
@@ -67,17 +67,11 @@ pub(crate) fn allocate(
         if (chosen.backend.snat_mask >> place) & 1 == 0 {
             continue;
         }
-        let key = EndpointKey::new(
-            Ip::of(&node.settings.snat_addresses[place]).bytes(),
-            Ip::of(&chosen.backend.address).bytes(),
-            backend_port,
-            UDP,
-        );
-        // SAFETY: endpoints change by replacement of the whole value, seldom.
-        let Some(endpoint) = (unsafe { ENDPOINTS.get(&key) }) else {
+        let snat = Ip::of(&node.settings.snat_addresses[place]);
+        let backend = Ip::of(&chosen.backend.address);
+        let Some(slot) = reply::slot_of(snat, backend, backend_port) else {
             continue;
         };
-        let slot = endpoint.slot;
         let index = take_in_slot(slot, parsed.source_port, start, chosen.id, node.now);
         let Some(place) = Place::at(index, slot, 0) else {
             continue;

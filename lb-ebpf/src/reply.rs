@@ -30,10 +30,7 @@ pub(crate) fn find(node: &Node, parsed: &Parsed) -> Result<Option<Place>, Exit> 
         return Ok(None);
     };
     match slot_of(parsed.destination, parsed.source, parsed.source_port) {
-        Some(slot) => {
-            cache::remember_endpoint(parsed, slot);
-            Ok(Some(at(node, slot, offset)?))
-        }
+        Some(slot) => Ok(Some(at(node, slot, offset)?)),
         None if is_snat_address(node.settings, parsed.destination) => {
             Err(Exit::Drop(DropReason::NoFlow))
         }
@@ -62,9 +59,14 @@ pub(crate) fn at(node: &Node, slot: u32, offset: u32) -> Result<Place, DropReaso
 /// Returns the slot of the endpoint between one of our addresses and a backend.
 #[inline(always)]
 pub(crate) fn slot_of(snat: Ip, backend: Ip, port: u16) -> Option<u32> {
+    if let Some(slot) = cache::find_endpoint(snat, backend, port) {
+        return Some(slot);
+    }
     let key = EndpointKey::new(snat.bytes(), backend.bytes(), port, UDP);
     // SAFETY: endpoints change by replacement of the whole value, seldom.
-    unsafe { ENDPOINTS.get(&key) }.map(|endpoint| endpoint.slot)
+    let slot = unsafe { ENDPOINTS.get(&key) }?.slot;
+    cache::remember_endpoint(snat, backend, port, slot);
+    Some(slot)
 }
 
 /// Says where the reply goes: to the flow's client, from the VIP, by the link that the client's

@@ -14,10 +14,17 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{clients::grow_receive_buffer, host::Host};
+use super::{
+    clients::{LONGEST_DATAGRAM, grow_receive_buffer},
+    eventually::eventually,
+    host::Host,
+};
 
 /// How often a server looks whether it shall stop.
 const STOP_POLL: Duration = Duration::from_millis(20);
+
+/// How long a port may still be taken.
+const BIND_BOUND: Duration = Duration::from_secs(2);
 
 /// What an [`IdentityServer`] said: `name|address:port|payload`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,9 +184,10 @@ fn bind(address: SocketAddr) -> UdpSocket {
             .set_only_v6(false)
             .expect("a socket can serve both families");
     }
-    socket
-        .bind(&address.into())
-        .unwrap_or_else(|error| panic!("bind to UDP {address}: {error}"));
+    // A child that another thread has just begun may hold the port that was closed before.
+    eventually(BIND_BOUND, &format!("bind to UDP {address}"), || {
+        socket.bind(&address.into()).is_ok()
+    });
     let socket = UdpSocket::from(socket);
     grow_receive_buffer(&socket);
     socket
@@ -194,7 +202,7 @@ fn serve(
     seen: &Mutex<BTreeMap<SocketAddr, u64>>,
     stop: &AtomicBool,
 ) {
-    let mut buffer = [0; 2048];
+    let mut buffer = vec![0; LONGEST_DATAGRAM];
     while !stop.load(Ordering::Relaxed) {
         let (length, peer) = match socket.recv_from(&mut buffer) {
             Ok(received) => received,

@@ -14,6 +14,9 @@ use super::backends::Answer;
 /// How long an answer may take on a site without delays.
 pub const ANSWER_BOUND: Duration = Duration::from_secs(3);
 
+/// Longer than any datagram.
+pub(super) const LONGEST_DATAGRAM: usize = 65_536;
+
 /// Bytes that a socket may hold unread, so that a slow reader on a busy machine loses nothing.
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 
@@ -70,6 +73,12 @@ impl UdpClient {
         &self.socket
     }
 
+    /// Gives the socket away.
+    #[must_use]
+    pub fn into_socket(self) -> UdpSocket {
+        self.socket
+    }
+
     /// Sends `payload` once and returns the answer to it.
     ///
     /// # Panics
@@ -79,7 +88,10 @@ impl UdpClient {
     pub fn ask(&self, payload: &str) -> Answer {
         self.ask_within(payload, ANSWER_BOUND)
             .unwrap_or_else(|error| {
-                panic!("no answer to {payload:?} from {}: {error}", self.local())
+                panic!(
+                    "no answer to {payload:.100?} from {}: {error}",
+                    self.local()
+                )
             })
     }
 
@@ -111,9 +123,19 @@ impl UdpClient {
     /// `TimedOut` or `WouldBlock` without an answer within `bound`; `ConnectionRefused` if a port
     /// unreachable came back.
     pub fn ask_within(&self, payload: &str, bound: Duration) -> io::Result<Answer> {
-        let deadline = Instant::now() + bound;
         self.socket.send(payload.as_bytes())?;
-        let mut buffer = [0; 2048];
+        self.answer_within(payload, bound)
+    }
+
+    /// Returns the answer to `payload`, which was sent before; answers to other payloads are passed
+    /// over.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::ask_within`].
+    pub fn answer_within(&self, payload: &str, bound: Duration) -> io::Result<Answer> {
+        let deadline = Instant::now() + bound;
+        let mut buffer = vec![0; LONGEST_DATAGRAM];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

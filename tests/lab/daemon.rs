@@ -186,6 +186,45 @@ impl<'lab> Daemon<'lab> {
         Status::parse(&outcome.stdout).map_err(|error| format!("{error}: {}", outcome.text()))
     }
 
+    /// Returns the packets that were dropped so far, for each reason that has any.
+    ///
+    /// The status counts a moment later than the kernel program does: this waits for it.
+    ///
+    /// # Panics
+    ///
+    /// If the status does not catch up within [`STOP_BOUND`].
+    #[must_use]
+    #[track_caller]
+    pub fn drops(&self) -> Vec<(String, u64)> {
+        let mut status = self.status();
+        let caught_up = holds_within(STOP_BOUND, || {
+            status = self.status();
+            status.dropped() == self.dropped_in_map()
+        });
+        assert!(caught_up, "the status counts {:?} drops", status.drops());
+        status.drops()
+    }
+
+    /// Returns the sum of the map `drops`, over all reasons and processors.
+    fn dropped_in_map(&self) -> u64 {
+        let dump = self
+            .host
+            .run("bpftool --json map dump pinned /sys/fs/bpf/vipd/drops")
+            .ok();
+        let entries: serde_json::Value = serde_json::from_str(&dump).expect("bpftool prints JSON");
+        entries
+            .as_array()
+            .expect("bpftool prints a list")
+            .iter()
+            .flat_map(|entry| {
+                entry["formatted"]["values"]
+                    .as_array()
+                    .expect("a value each")
+            })
+            .map(|of| of["value"].as_u64().expect("a number"))
+            .sum()
+    }
+
     /// Replaces the file without telling the daemon.
     pub fn write_configuration(&self, configuration: &Configuration) {
         let text = configuration.render(self.interfaces, &self.directory);

@@ -11,6 +11,8 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 /// IEEE 802.1ad: the outer of two tags.
 const ETHERTYPE_OUTER_VLAN: u16 = 0x88a8;
 const PROTOCOL_UDP: u8 = 17;
+/// Next header: fragment (RFC 8200 section 4.5).
+const NEXT_FRAGMENT: u8 = 44;
 const UDP_HEADER: usize = 8;
 
 /// A UDP datagram in an Ethernet frame.
@@ -70,10 +72,66 @@ impl UdpFrame {
         bytes
     }
 
+    /// Returns the frames of the datagram's fragments, in order: with `length` bytes in each but the
+    /// last, and `identification` in all.
+    ///
+    /// # Panics
+    ///
+    /// If `length` is no multiple of 8, or the datagram fits one piece.
+    #[must_use]
+    pub fn to_pieces(&self, identification: u16, length: usize) -> Vec<Vec<u8>> {
+        assert!(
+            length.is_multiple_of(8),
+            "pieces are counted in eight bytes"
+        );
+        let whole = self.to_bytes();
+        let udp = self.udp();
+        assert!(udp.len() > length, "the datagram fits one piece");
+        let ip = whole.len() - udp.len() - if self.source.is_ipv4() { 20 } else { 40 };
+        let count = udp.chunks(length).count();
+        udp.chunks(length)
+            .enumerate()
+            .map(|(number, piece)| {
+                let offset = u16::try_from(number * length).expect("a datagram is short");
+                let more = number + 1 < count;
+                let mut bytes = whole[..ip].to_vec();
+                bytes.extend(self.piece_header(identification, offset, more, piece.len()));
+                bytes.extend(piece);
+                bytes
+            })
+            .collect()
+    }
+
+    /// Returns the IP header of a fragment, with what stands between it and the piece.
+    fn piece_header(&self, identification: u16, offset: u16, more: bool, length: usize) -> Vec<u8> {
+        match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let mut header = ipv4_header(source, destination, self.ttl, length);
+                header[4..6].copy_from_slice(&identification.to_be_bytes());
+                let field = (offset / 8) | if more { 0x2000 } else { 0 };
+                header[6..8].copy_from_slice(&field.to_be_bytes());
+                header[10..12].fill(0);
+                let checksum = !fold(sum(&header));
+                header[10..12].copy_from_slice(&checksum.to_be_bytes());
+                header.to_vec()
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let mut header = ipv6_header(source, destination, self.ttl, length + 8).to_vec();
+                header[6] = NEXT_FRAGMENT;
+                header.extend([PROTOCOL_UDP, 0]);
+                // Offsets are multiples of eight: the low bits are free for the flag.
+                header.extend((offset | u16::from(more)).to_be_bytes());
+                header.extend(u32::from(identification).to_be_bytes());
+                header
+            }
+            _ => panic!("{} and {} differ in family", self.source, self.destination),
+        }
+    }
+
     /// Takes a frame apart.
     ///
-    /// Returns `None` for everything that is not UDP over IPv4 without options or over IPv6 without
-    /// extension headers.
+    /// Returns `None` for everything that is not whole UDP over IPv4 without options or over IPv6
+    /// without extension headers.
     ///
     /// # Errors
     ///
@@ -187,7 +245,8 @@ impl<'a> Reader<'a> {
         let Some(header) = self.array::<20>() else {
             return Ok(None);
         };
-        if header[0] != 0x45 || header[9] != PROTOCOL_UDP {
+        let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
+        if header[0] != 0x45 || header[9] != PROTOCOL_UDP || fragment {
             return Ok(None);
         }
         if fold(sum(&header)) != 0xffff {

@@ -156,6 +156,15 @@ impl Status {
         number(&self.0["flows"]["used"])
     }
 
+    /// Returns how many packets were dropped for `reason`.
+    #[must_use]
+    pub fn drops_of(&self, reason: &str) -> u64 {
+        self.drops()
+            .iter()
+            .find(|(name, _)| name == reason)
+            .map_or(0, |(_, packets)| *packets)
+    }
+
     /// Returns the dropped packets of each reason that has any.
     #[must_use]
     pub fn drops(&self) -> Vec<(String, u64)> {
@@ -276,6 +285,12 @@ impl<'a> Service<'a> {
     #[must_use]
     pub fn packets(self) -> (u64, u64) {
         packets(self.0)
+    }
+
+    /// Returns how many clients were served and not remembered because the affinity table was full.
+    #[must_use]
+    pub fn affinity_full(self) -> u64 {
+        number(&self.0["traffic"]["affinity_full"])
     }
 }
 

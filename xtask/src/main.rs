@@ -1,5 +1,6 @@
 //! `cargo xtask`: every job of the project by name. This file is the table of contents.
 
+mod bench;
 mod check;
 mod fuzz;
 mod process;
@@ -31,6 +32,8 @@ enum Job {
     Setup(setup::Options),
     /// Runs every test there is, as root
     Test(test::Options),
+    /// Measures what vipd costs, as root
+    Bench(bench::Options),
     /// Checks format, lints, house rules and documentation
     Check,
     /// Feeds changing inputs to what reads outside input, by coverage; without a name, lists targets
@@ -57,6 +60,7 @@ fn run_job(job: Job) -> Result<ExitCode> {
         Job::Setup(options) => setup::command(&workspace, &options)?,
         Job::Test(options) => return test::command(&workspace, &options),
         Job::Fuzz(options) => fuzz::command(&workspace, &options)?,
+        Job::Bench(options) => bench::command(&workspace, &options)?,
         Job::Soak(options) => soak::command(&workspace, &options)?,
         Job::Check => check::command(&workspace)?,
         Job::Run(options) => run::command(&workspace, &options)?,

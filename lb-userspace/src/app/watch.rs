@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::mpsc as std_mpsc,
+    sync::{Arc, mpsc as std_mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -29,7 +29,7 @@ use crate::{
     health::{self, HealthEvent, Prober},
     net::{
         interfaces::{self, Interface, InterfaceEvent},
-        next_hop::{NextHopEvent, Resolver},
+        next_hop::{NextHopEvent, Resolver, Unresolved},
     },
 };
 
@@ -92,7 +92,23 @@ async fn follow_interfaces(mut events: mpsc::Receiver<InterfaceEvent>, handle: H
 
 async fn follow_ways(mut events: mpsc::Receiver<NextHopEvent>, handle: Handle) {
     while let Some(event) = events.recv().await {
-        let links = &handle.snapshot().state.links;
+        let state = Arc::clone(&handle.snapshot().state);
+        let known = state.next_hops.get(&event.destination);
+        if let Err(Unresolved::InterfaceDown { interface }) = &event.result
+            && matches!(known, Some(Ok(_)))
+        {
+            // Whoever is behind a link of ours that is down for a moment is not at fault, and the
+            // ways behind it come back one by one: clients would gather at the first backend that
+            // is found again. What was known stands until a look with the link up says otherwise,
+            // or the backend's health.
+            tracing::warn!(
+                interface = %interface,
+                "interface {interface} is down: {} cannot be reached, its clients are not moved",
+                event.destination
+            );
+            continue;
+        }
+        let links = &state.links;
         let result = event.result.map(|hop| NextHop {
             interface: hop.interface_index,
             interface_name: links

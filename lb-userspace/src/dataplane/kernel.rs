@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -47,8 +48,9 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VIPD_BPF_OBJECT"));
 
 /// Name of the program in the object.
 const PROGRAM: &str = "vipd";
-/// The program's flow cache, which is not pinned.
+/// The program's flow cache and its counter of identifications, which are not pinned.
 const CACHE: &str = "cache";
+const IDENTIFICATION: &str = "identification";
 /// Name of its pin.
 pub(super) const PROGRAM_PIN: &str = "program";
 
@@ -126,6 +128,7 @@ impl Kernel {
         prepare_directory(&directory)?;
         check_layout(&directory, &options)?;
         let mut ebpf = load(&directory, &options)?;
+        begin_identifications(&mut ebpf)?;
         let settings = Array::try_from(take(&mut ebpf, map_names::SETTINGS)?)
             .map_err(|e| failed("open the map settings", e))?;
         let services = HashMap::try_from(take(&mut ebpf, map_names::SERVICES)?)
@@ -215,6 +218,45 @@ impl Kernel {
             .map_err(|e| failed("use the program", e))?
             .try_clone()
             .map_err(|e| failed("copy the program's descriptor", e))
+    }
+
+    /// Iterates over the records: the index and the claim of each.
+    pub fn records(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
+        (0..self.records.len()).map(|index| (index, self.records.claim(index)))
+    }
+
+    /// Returns the kernel memory that the pinned maps and the program's own take, by name, in
+    /// bytes as the kernel reckons them.
+    ///
+    /// # Errors
+    ///
+    /// [`DataplaneError`] when the kernel does not say.
+    pub fn memory(&self) -> Result<BTreeMap<String, u64>, DataplaneError> {
+        let info = self
+            .ebpf
+            .program(PROGRAM)
+            .ok_or_else(|| message(format!("the object has no program called {PROGRAM}")))?
+            .info()
+            .map_err(|e| failed("ask for the program", e))?;
+        let ids = info
+            .map_ids()
+            .map_err(|e| failed("ask for the program's maps", e))?
+            .unwrap_or_default();
+        let mut memory = BTreeMap::new();
+        for id in ids {
+            let map = aya::maps::MapInfo::from_id(id).map_err(|e| failed("ask for a map", e))?;
+            let fd = map.fd().map_err(|e| failed("open a map", e))?;
+            let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+            let text =
+                std::fs::read_to_string(&path).map_err(|e| failed(&format!("read {path}"), e))?;
+            let bytes = text
+                .lines()
+                .find_map(|line| line.strip_prefix("memlock:"))
+                .and_then(|bytes| bytes.trim().parse().ok())
+                .unwrap_or_default();
+            memory.insert(map.name_as_str().unwrap_or_default().to_owned(), bytes);
+        }
+        Ok(memory)
     }
 
     /// Writes the parts of the settings that no plan changes, or checks that they still hold.
@@ -596,6 +638,15 @@ fn load(directory: &Path, options: &Options) -> Result<Ebpf, DataplaneError> {
         .load()
         .map_err(|e| failed("have the kernel verify the XDP program", e))?;
     Ok(ebpf)
+}
+
+/// Lets the identifications of fragmented datagrams begin anywhere: those of a former program may
+/// still be on their way.
+fn begin_identifications(ebpf: &mut Ebpf) -> Result<(), DataplaneError> {
+    let mut next: Array<MapData, u64> = Array::try_from(take(ebpf, IDENTIFICATION)?)
+        .map_err(|e| failed("open the map identification", e))?;
+    next.set(0, random(), 0)
+        .map_err(|e| failed("write the map identification", e))
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DataplaneError> {

@@ -15,7 +15,7 @@ use super::{
 
 /// Time for one input. Most take less than a millisecond; a machine may be busy.
 const INPUT_TIME: Duration = Duration::from_secs(10);
-const SEED: u64 = 0x5eed_0f_a_1b;
+const SEED: u64 = 0x5eed;
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -86,6 +86,21 @@ fn every_target_has_a_corpus_and_a_test() {
 
     assert_eq!(names, folders);
     assert_eq!(names, TESTED.map(str::to_owned).into());
+}
+
+/// A corpus of configurations that are all refused would test little.
+#[test]
+fn configurations_of_the_corpus_are_valid_unless_their_name_says_otherwise() {
+    for name in ["configuration", "site"] {
+        for entry in fs::read_dir(folder("corpus").join(name)).expect("a corpus") {
+            let path = entry.expect("an entry").path();
+            let bytes = fs::read(&path).expect("an input");
+            let valid = str::from_utf8(&bytes).is_ok_and(|text| crate::config::parse(text).is_ok());
+            let file = path.file_name().expect("a name").to_string_lossy();
+
+            assert_eq!(valid, !file.starts_with("faulty"), "{file}");
+        }
+    }
 }
 
 /// A test for each target, so that they run at once.

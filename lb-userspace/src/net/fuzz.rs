@@ -10,7 +10,7 @@ use super::reserved_ports::{
 pub(crate) fn ports(text: &str) {
     if let Ok(set) = text.parse::<PortSet>() {
         assert_eq!(set.to_string().parse(), Ok(set.clone()));
-        assert_eq!(set.is_empty(), set.len() == 0);
+        assert_eq!(set.len().min(1), u32::from(!set.is_empty()));
         assert!(set.len() <= 65_536, "{set}");
         assert!(set.difference(&set).is_empty(), "{set}");
     }

@@ -12,6 +12,7 @@ use std::{
 use lb_common::{
     backend::{Backend, VlanTags},
     endpoint::{Endpoint, EndpointKey},
+    fragment::Fragment,
     guard::Range,
     pool::Pool,
     record::Record,
@@ -121,6 +122,8 @@ pub(crate) struct Generator {
     pieces: Vec<Vec<u8>>,
     /// Services that were taken away.
     removed: Vec<(ServiceKey, Service)>,
+    /// Steps that belong together, the next one last.
+    plot: Vec<Step>,
     next_slot: u32,
     /// Half of the ranges that is in use.
     ranges_half: u32,
@@ -205,6 +208,7 @@ impl Generator {
             vips: Vec::new(),
             pieces: Vec::new(),
             removed: Vec::new(),
+            plot: Vec::new(),
             next_slot: 0,
             ranges_half: 0,
             reloads,
@@ -478,6 +482,12 @@ impl Generator {
 
     /// Draws the next step; `model` is what there is.
     pub(crate) fn step(&mut self, model: &Model) -> Step {
+        if self.plot.is_empty() && self.random.once_in(60) {
+            self.take_over(model);
+        }
+        if let Some(step) = self.plot.pop() {
+            return step;
+        }
         match self.random.below(1000) {
             0..600 => self.datagram(model),
             600..700 => self.piece(model),
@@ -498,11 +508,22 @@ impl Generator {
     fn datagram(&mut self, model: &Model) -> Step {
         let (link, header, ports) = self.somebody(model);
         let checksum = self.random.pick(&CHECKSUMS);
-        let len = self.payload_len();
+        let len = if self.random.once_in(10) {
+            self.edge(header.packet(UDP, &[]).len() as u64 + 8)
+        } else {
+            self.payload_len()
+        };
         let payload = self.random.bytes(len);
         let datagram = udp(&header, ports.0, ports.1, checksum, &payload);
         let frame = link.frame(header.is_v6(), &header.packet(UDP, &datagram));
         Step::Frame(self.spoilt(frame, &link, &header))
+    }
+
+    /// Returns the length of a payload that, behind so many bytes of headers, is just as large as
+    /// some way out carries, or a byte more or less.
+    fn edge(&mut self, headers: u64) -> u64 {
+        let mtu = self.random.pick(&[300, 548, 576, 1280, 1400, 1500]);
+        (mtu - 1 + self.random.below(3)).saturating_sub(headers)
     }
 
     fn payload_len(&mut self) -> u64 {
@@ -751,6 +772,11 @@ impl Generator {
 
     /// A piece that is on its way; or a datagram is taken apart, and one of its pieces comes.
     fn piece(&mut self, model: &Model) -> Step {
+        if self.random.once_in(4)
+            && let Some(late) = self.late_piece(model)
+        {
+            return late;
+        }
         if self.pieces.is_empty() || self.random.once_in(3) {
             self.take_apart(model);
         }
@@ -770,12 +796,80 @@ impl Generator {
         }
     }
 
+    /// Has a flow end of which pieces are on their way, and begin again on the same port: a piece of
+    /// before comes too late, though it comes in time.
+    fn take_over(&mut self, model: &Model) {
+        let unanswered = model.fragments.iter().find(|(_, fragment)| {
+            let record = &model.records[fragment.record as usize];
+            fragment.direction != Fragment::HOST
+                && record.replied == 0
+                && claim(record).state == LIVE
+                && claim(record).generation == fragment.generation
+        });
+        let Some(((source, destination, identification), fragment)) = unanswered else {
+            return;
+        };
+        let record = &model.records[fragment.record as usize];
+        let header = Header::new(record.client, record.vip);
+        let ports = (record.client_port, record.vip_port);
+        let datagram = udp(&header, ports.0, ports.1, Checksum::Right, b"again");
+        let again = header.packet(UDP, &datagram);
+        let mut header = Header::new(*source, *destination);
+        header.identification = *identification;
+        header.piece = Some((3, false));
+        let piece = header.packet(UDP, &[7; 16]);
+        let frame = |packet: &[u8]| Step::Frame(plain_link().frame(header.is_v6(), packet));
+        // Idle for long enough, ended by two passes, rested for long enough.
+        self.plot = vec![
+            frame(&piece),
+            frame(&again),
+            Step::Age(10),
+            Step::Sweep,
+            Step::Sweep,
+            Step::Age(UNREPLIED_TIMEOUT_S + 1),
+        ];
+    }
+
+    /// One more piece of a datagram whose first one was seen, however long ago, and whatever has
+    /// become of its flow.
+    fn late_piece(&mut self, model: &Model) -> Option<Step> {
+        let all: Vec<_> = model.fragments.iter().collect();
+        // Best of all is one whose port has another flow by now.
+        let taken_over = all.iter().copied().filter(|(_, fragment)| {
+            let claim = claim(&model.records[fragment.record as usize]);
+            claim.state == LIVE && claim.generation != fragment.generation
+        });
+        let taken_over: Vec<_> = taken_over.collect();
+        let from = if taken_over.is_empty() {
+            all
+        } else {
+            taken_over
+        };
+        let chosen = (!from.is_empty()).then(|| self.random.pick(&from))?;
+        let (source, destination, identification) = *chosen.0;
+        let mut header = Header::new(source, destination);
+        header.identification = identification;
+        header.piece = Some((3, self.random.once_in(2)));
+        let len = if self.random.once_in(3) {
+            self.edge(header.packet(UDP, &[]).len() as u64)
+        } else {
+            16
+        };
+        let content = self.random.bytes(len);
+        let protocol = self.random.pick(&[UDP, UDP, UDP, DESTINATION_OPTIONS, 6]);
+        let frame = self
+            .link()
+            .frame(header.is_v6(), &header.packet(protocol, &content));
+        Some(Step::Frame(frame))
+    }
+
     fn take_apart(&mut self, model: &Model) {
         let (link, mut header, ports) = self.somebody(model);
         let checksum = self.random.pick(&CHECKSUMS);
         let len = 24 + self.payload_len();
         let payload = self.random.bytes(len);
         let datagram = udp(&header, ports.0, ports.1, checksum, &payload);
+        header.do_not_fragment = false;
         let size = 8 * (1 + self.random.below(6)) as usize;
         let size = size.max(datagram.len().div_ceil(4).next_multiple_of(8));
         let count = datagram.len().div_ceil(size);
@@ -787,12 +881,21 @@ impl Generator {
                 header.piece = None;
                 header.atomic = true;
             }
-            if number > 0 {
-                // Headers behind the fragment header are in the first piece alone.
-                header.extensions[1].clear();
+            // What stands behind the fragment header is in the first piece alone, and all name it.
+            let mut protocol = UDP;
+            if number > 0
+                && let Some(first) = header.extensions[1].first()
+            {
+                protocol = first.kind;
             }
-            header.do_not_fragment = false;
-            let frame = link.frame(header.is_v6(), &header.packet(UDP, content));
+            let of_piece = Header {
+                extensions: match number {
+                    0 => header.extensions.clone(),
+                    _ => [header.extensions[0].clone(), Vec::new()],
+                },
+                ..header.clone()
+            };
+            let frame = link.frame(header.is_v6(), &of_piece.packet(protocol, content));
             let frame = self.spoilt(frame, &link, &header);
             self.pieces.push(frame);
         }
@@ -1130,6 +1233,15 @@ impl Generator {
         }
         operations.extend(changed);
         operations
+    }
+}
+
+/// Returns the link of a frame that nothing is special about.
+fn plain_link() -> Link {
+    Link {
+        destination: MAC,
+        source: [0x02, 0, 0, 0, 0, 1],
+        tags: Vec::new(),
     }
 }
 

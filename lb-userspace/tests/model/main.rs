@@ -32,7 +32,7 @@ use std::{
 use site::{End, Site};
 
 /// Sequences of an ordinary run.
-const SEQUENCES: u64 = 2500;
+const SEQUENCES: u64 = 3000;
 /// How long one seed is run over and over.
 const REPLAY: Duration = Duration::from_secs(20);
 
@@ -111,7 +111,7 @@ fn until_clear(site: &mut Site, seed: u64) -> Result<u64, String> {
 }
 
 /// What an ordinary run must have had: a generator that no longer reaches it tests nothing.
-const MUST_HAPPEN: [&str; 22] = [
+const MUST_HAPPEN: [&str; 24] = [
     "ICMP error",
     "TTL expired",
     "a closing flow lives on",
@@ -123,6 +123,7 @@ const MUST_HAPPEN: [&str; 22] = [
     "a flow moves",
     "a later piece alone",
     "a later piece follows",
+    "a later piece of a port's former flow",
     "affinity expired",
     "affinity kept",
     "affinity table full",
@@ -133,5 +134,6 @@ const MUST_HAPPEN: [&str; 22] = [
     "port unreachable",
     "ports exhausted",
     "too big",
+    "too big without an answer",
     "unwelcome flow",
 ];

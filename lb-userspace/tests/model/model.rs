@@ -8,14 +8,15 @@
 //!   the addresses that the backend may be reached from, any port of the range that is free and
 //!   has rested. There must be one exactly when the program finds one;
 //! - which identification the pieces of a datagram leave with;
-//! - whether a first piece that is not forwarded (its TTL spent, itself too large, its way out gone) is
-//!   remembered for the pieces that follow it;
 //! - whether a token bucket that is being filled while the program looks at it has a token;
 //! - whether a flow whose service has gone, or whose client was blocked, is still forwarded until
 //!   it is ended: the program may have found it before it looked at the service;
 //! - which backend a slot of a pool's table names: that is read from the table it was given.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use lb_common::{
     affinity::Affinity,
@@ -137,6 +138,8 @@ pub(crate) struct Model {
     pub(crate) fragments: BTreeMap<(Address, Address, u32), Fragment>,
     /// Entries of nobody that fill the tables: of IPv4 flows, of IPv6 flows, of affinity.
     pub(crate) filled: [usize; 3],
+    /// Identifications that the program has given since it was loaded, by whether they are of IPv6.
+    pub(crate) numbered: BTreeSet<(bool, u32)>,
     /// Capacity of the tables.
     pub(crate) max_flows: usize,
     pub(crate) max_affinity: usize,
@@ -543,13 +546,7 @@ impl Run<'_> {
             identification: 0,
             _reserved: 0,
         };
-        let to = match self.to_client(index) {
-            Ok(to) => to,
-            Err(outcome) => {
-                self.first_piece(ip, false, &fragment)?;
-                return Err(outcome);
-            }
-        };
+        let to = self.to_client(index)?;
         let bytes = (ip.l3 + ip.len) as u64;
         let outcome = self.forward(ip, Some(ports), &to, fragment)?;
         self.model
@@ -1032,10 +1029,15 @@ impl Run<'_> {
         let record = self.model.records[entry.record as usize];
         let claim = claim(&record);
         if claim.generation != entry.generation || !matches!(claim.state, LIVE | CLOSING) {
+            self.model.saw(if claim.state == LIVE {
+                "a later piece of a port's former flow"
+            } else {
+                "a later piece of an ended flow"
+            });
             return Err(no_flow);
         }
         self.model.saw("a later piece follows");
-        self.may_be_revived(entry.record);
+        self.model.revive(entry.record);
         if entry.direction == Fragment::REPLY {
             self.replied(entry.record);
             let to = self.to_client(entry.record)?;
@@ -1079,10 +1081,6 @@ impl Run<'_> {
         to: &Translation,
         mut fragment: Fragment,
     ) -> Stop<Outcome> {
-        if ports.is_some() {
-            let leaves = ip.ttl > 1 && (to.mtu == 0 || ip.len <= usize::from(to.mtu));
-            fragment.identification = self.first_piece(ip, leaves, &fragment)?;
-        }
         if ip.ttl <= 1 {
             self.model.saw("TTL expired");
             return Err(Outcome::Drop(DropReason::TtlExpired));
@@ -1090,6 +1088,11 @@ impl Run<'_> {
         if to.mtu != 0 && ip.len > usize::from(to.mtu) {
             self.model.saw("too big");
             return Err(self.too_big(ip, to.mtu));
+        }
+        if let Some(piece) = ip.piece
+            && ports.is_some()
+        {
+            fragment.identification = self.first_piece(ip, piece, &fragment);
         }
         let mut packet = self.frame[ip.l3..].to_vec();
         let identification = ip.piece.map(|_| fragment.identification);
@@ -1100,60 +1103,28 @@ impl Run<'_> {
         Ok(leave(packet, ip.v6, to))
     }
 
-    /// Follows the program's choice of the identification that a datagram leaves with. A first
-    /// piece that does not leave may be remembered or not.
-    fn first_piece(&mut self, ip: &Ip, leaves: bool, fragment: &Fragment) -> Stop<u32> {
-        let Some(piece) = ip.piece else {
-            return Ok(0);
-        };
+    /// Follows the program's choice of the identification that a datagram leaves with: one that no
+    /// other has, since pieces keep together by it.
+    fn first_piece(&mut self, ip: &Ip, piece: wire::Piece, fragment: &Fragment) -> u32 {
         let key = (ip.source, ip.destination, piece.identification);
         let written = self.tables.fragment(&FragmentKey::new(key.0, key.1, key.2));
-        let former = self.model.fragments.get(&key).copied();
-        let written = written.filter(|written| leaves || former != Some(*written));
-        let Some(written) = written else {
-            if leaves {
-                self.complain("a first piece was not remembered".to_owned());
-            }
-            return Ok(0);
+        let Some(Fragment { identification, .. }) = written else {
+            self.complain("a first piece was not remembered".to_owned());
+            return 0;
         };
-        let identification = written.identification;
         if !ip.v6 && identification > 0xffff {
             self.complain(format!("{identification} is no IPv4 identification"));
         }
-        self.unlike_others(&key, fragment, identification);
+        if !self.model.numbered.insert((ip.v6, identification)) {
+            self.complain(format!("identification {identification} is given again"));
+        }
         let remembered = Fragment {
             identification,
             ..*fragment
         };
         self.model.fragments.insert(key, remembered);
         self.model.saw("a first piece");
-        Ok(identification)
-    }
-
-    /// Two datagrams towards the same address must not share an identification while their pieces
-    /// may be on their way.
-    fn unlike_others(
-        &mut self,
-        key: &(Address, Address, u32),
-        fragment: &Fragment,
-        identification: u32,
-    ) {
-        let count = u32::from(self.model.settings.snat_port_count);
-        let now = self.now;
-        let same = |other: &Fragment| {
-            other.direction == fragment.direction
-                && other.record / count == fragment.record / count
-                && other.identification == identification
-                && now.saturating_sub(other.seen) <= FRAGMENT_LIFETIME_S
-        };
-        let mut others = self
-            .model
-            .fragments
-            .iter()
-            .filter(|(other, _)| *other != key);
-        if others.any(|(_, other)| same(other)) {
-            self.complain(format!("identification {identification} is in use"));
-        }
+        identification
     }
 
     /// The error that tells the sender how large its packets may be; sent where they come from.
@@ -1164,7 +1135,9 @@ impl Run<'_> {
             [&[2, 0, 0, 0, 0, 0], &mtu.to_be_bytes()[..], quoted].concat()
         } else {
             // Only a way out that carries less than any host must take leaves too little to quote.
-            if packet.len() < QUOTED_V4 {
+            // Errors about later pieces are not sent (RFC 1122 section 3.2.2).
+            if packet.len() < QUOTED_V4 || ip.is_later_piece() {
+                self.model.saw("too big without an answer");
                 return Outcome::Drop(DropReason::TooBig);
             }
             let quoted = &packet[..QUOTED_V4];
@@ -1317,6 +1290,10 @@ impl Run<'_> {
                 wire::mapped(&header[16..20]),
             )
         };
+        // What lies behind the packet is not covered by its checksum.
+        if l4 + 8 > ip.l3 + ip.len {
+            return None;
+        }
         frame.get(l4..l4 + 8)?;
         Some(Embedded {
             at,

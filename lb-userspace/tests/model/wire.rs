@@ -201,7 +201,10 @@ fn read_v6(frame: &[u8], link: Ip) -> Option<Ip> {
             return None;
         }
         if ip.is_later_piece() {
-            return (ip.protocol == UDP).then_some(ip);
+            // The header that it names is in the first piece: UDP, or what stands before it.
+            let follows = matches!(ip.protocol, UDP | DESTINATION_OPTIONS);
+            ip.protocol = UDP;
+            return follows.then_some(ip);
         }
     }
     Some(ip)
