@@ -1,5 +1,7 @@
 //! Addresses as the program computes with them: two words instead of sixteen bytes.
 
+use crate::packet;
+
 const _: () = assert!(cfg!(target_endian = "little"), "built for bpfel only");
 
 /// The 16 bytes of an address, as two words in memory order. Equal addresses have equal words;
@@ -16,12 +18,7 @@ impl Ip {
     /// Returns the address that stands in a map or a header as these bytes.
     #[inline(always)]
     pub(crate) fn of(bytes: &[u8; 16]) -> Self {
-        // SAFETY: 16 bytes are there, and nothing is assumed of their alignment.
-        let [high, low] = unsafe {
-            (bytes as *const [u8; 16])
-                .cast::<[u64; 2]>()
-                .read_unaligned()
-        };
+        let [high, low] = packet::words(bytes);
         Self { high, low }
     }
 
@@ -50,12 +47,6 @@ impl Ip {
     /// Writes the address into a map's value.
     #[inline(always)]
     pub(crate) fn store(self, to: &mut [u8; 16]) {
-        let words = [self.high, self.low];
-        // SAFETY: as in `of`.
-        unsafe {
-            (to as *mut [u8; 16])
-                .cast::<[u64; 2]>()
-                .write_unaligned(words)
-        };
+        packet::store_words(to, [self.high, self.low]);
     }
 }

@@ -2,32 +2,22 @@
 
 use lb_common::backend::VlanTags;
 
+use crate::packet;
+
 /// A MAC address in the low 48 bits, in memory order.
 pub(crate) type Mac = u64;
 
 /// Returns the MAC address that stands in a map or a header as these bytes.
 #[inline(always)]
 pub(crate) fn mac(bytes: &[u8; 6]) -> Mac {
-    let start = bytes.as_ptr();
-    // SAFETY: six bytes are there: four, and two behind them. Nothing is assumed of alignment.
-    unsafe {
-        u64::from(start.cast::<u32>().read_unaligned())
-            | u64::from(start.add(4).cast::<u16>().read_unaligned()) << 32
-    }
+    let (low, high) = packet::six_bytes(bytes);
+    u64::from(low) | u64::from(high) << 32
 }
 
 /// Writes a MAC address into a map's value or a header.
 #[inline(always)]
 pub(crate) fn store_mac(mac: Mac, to: &mut [u8; 6]) {
-    let start = to.as_mut_ptr();
-    // SAFETY: as in `mac`.
-    unsafe {
-        start.cast::<u32>().write_unaligned(mac as u32);
-        start
-            .add(4)
-            .cast::<u16>()
-            .write_unaligned((mac >> 32) as u16);
-    }
+    packet::store_six_bytes(to, (mac as u32, (mac >> 32) as u16));
 }
 
 /// The tags of a frame in one number: EtherType of the outer tag (zero: none), control information

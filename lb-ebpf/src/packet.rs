@@ -153,3 +153,52 @@ pub(crate) fn sum<const N: usize>(
     };
     Ok(result as u32)
 }
+
+// Words of headers and map values, wherever they lie: one load or store each, where an array's bytes
+// would be copied one by one.
+
+/// Returns 16 bytes as two words in memory order.
+#[inline(always)]
+pub(crate) fn words(bytes: &[u8; 16]) -> [u64; 2] {
+    // SAFETY: 16 bytes are there, and nothing is assumed of their alignment.
+    unsafe {
+        (bytes as *const [u8; 16])
+            .cast::<[u64; 2]>()
+            .read_unaligned()
+    }
+}
+
+/// Writes two words in memory order.
+#[inline(always)]
+pub(crate) fn store_words(to: &mut [u8; 16], words: [u64; 2]) {
+    // SAFETY: as in `words`.
+    unsafe {
+        (to as *mut [u8; 16])
+            .cast::<[u64; 2]>()
+            .write_unaligned(words)
+    };
+}
+
+/// Returns six bytes as two numbers in memory order.
+#[inline(always)]
+pub(crate) fn six_bytes(bytes: &[u8; 6]) -> (u32, u16) {
+    let start = bytes.as_ptr();
+    // SAFETY: six bytes are there: four, and two behind them. Nothing is assumed of alignment.
+    unsafe {
+        (
+            start.cast::<u32>().read_unaligned(),
+            start.add(4).cast::<u16>().read_unaligned(),
+        )
+    }
+}
+
+/// Writes six bytes from two numbers in memory order.
+#[inline(always)]
+pub(crate) fn store_six_bytes(to: &mut [u8; 6], (low, high): (u32, u16)) {
+    let start = to.as_mut_ptr();
+    // SAFETY: as in `six_bytes`.
+    unsafe {
+        start.cast::<u32>().write_unaligned(low);
+        start.add(4).cast::<u16>().write_unaligned(high);
+    }
+}

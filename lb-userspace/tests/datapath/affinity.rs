@@ -179,6 +179,10 @@ fn a_flow_marks_its_client_once_in_sixteen_seconds() {
         let forwarded = site.forward(&packet);
         site.answer(&forwarded);
         let record = site.pins.flow(&packet).expect("a flow").record;
+        // Away from the edges of sixteen seconds, at which every age crosses one.
+        while !(2..TOUCH_S - 2).contains(&(site.pins.record(record).last_seen % TOUCH_S)) {
+            site.forward(&packet);
+        }
         let mut marks = 0;
         for seconds in 1..=TOUCH_S + 2 {
             site.pins.age(seconds);
@@ -200,7 +204,7 @@ fn a_flow_marks_its_client_once_in_sixteen_seconds() {
                 assert_eq!(after, before, "marked between {flow_before} and {now}");
             }
         }
-        assert!((3..TOUCH_S).contains(&marks), "{marks} marks");
+        assert!((3..TOUCH_S + 2).contains(&marks), "{marks} marks");
     });
 }
 
