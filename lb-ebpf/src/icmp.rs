@@ -67,7 +67,7 @@ pub(crate) fn forward(
     if quoted.source != parsed.destination {
         return Err(Exit::Pass);
     }
-    let (to, before, after) = match of_backend(node, &quoted) {
+    let to = match of_backend(node, &quoted) {
         Some(place) => {
             let to = reply::translate(node, &place)?;
             let unreachable = if parsed.v6 {
@@ -78,30 +78,23 @@ pub(crate) fn forward(
             if kind == unreachable && parsed.source == quoted.destination {
                 stats::unreachable(Claim::unpack(place.word).backend);
             }
-            let after = Quoted {
-                source: to.destination,
-                source_port: to.destination_port,
-                destination: to.source,
-                destination_port: to.source_port,
-                ..quoted
-            };
-            (to, quoted, after)
+            to
         }
         None => {
             let place = of_client(node, parsed, &quoted).ok_or(Exit::Pass)?;
-            let to = flow::translate(node, &place)?;
-            let after = Quoted {
-                source: to.destination,
-                source_port: to.destination_port,
-                destination: to.source,
-                destination_port: to.source_port,
-                ..quoted
-            };
-            (to, quoted, after)
+            flow::translate(node, &place)?
         }
     };
+    // The quoted packet went the other way.
+    let after = Quoted {
+        source: to.destination,
+        source_port: to.destination_port,
+        destination: to.source,
+        destination_port: to.source_port,
+        ..quoted
+    };
     scratch.outgoing = to;
-    scratch.quoted = [before, after];
+    scratch.quoted = [quoted, after];
     rewrite::may_pass(&scratch.parsed)?;
     translate(context, scratch)?;
     Ok(transmit::transmit(
