@@ -6,11 +6,12 @@
 use std::{path::Path, time::Instant};
 
 use anyhow::{Result, ensure};
+use lb_common::measure::Generator;
 
 use crate::{
     Options,
     programs::{Baseline, Programs},
-    report::{Report, Sample},
+    report::{Pairs, Report, Sample},
     site::{BACKENDS, PORTS, Site},
 };
 
@@ -20,8 +21,13 @@ const XDP_TX: u32 = 3;
 
 /// Numbers of flows.
 const FLOWS: [u32; 4] = [1, 10_000, 131_000, 1_000_000];
-/// Packets of one measurement.
-const PACKETS: u32 = 200_000;
+/// Packets of one measurement, and at most so many before it: they bring back what the measurement
+/// before has driven out of the caches.
+const PACKETS: u32 = 40_000;
+const MOST_TO_WARM_UP: u32 = 20_000;
+/// New flows are measured in at most so many parts, of at least so many flows.
+const NEW_FLOW_PARTS: u32 = 20;
+const NEW_FLOWS: u32 = 2_500;
 /// The loopback, by which test runs come in.
 const LOOPBACK: u32 = 1;
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 5];
@@ -70,12 +76,8 @@ fn packets(
     programs.fill_table(flows)?;
     let order = shuffled(flows);
     programs.order(&order)?;
-
     programs.target_program(&vipd)?;
-    let mut new = Sample::default();
-    let (ns, action) = programs.run(site.clients(flows, 0), flows)?;
-    ensure!(action == XDP_TX, "a new flow was not forwarded: {action}");
-    new.add(ns);
+    let new = new_flows(flows, site, programs)?;
     let records = site.records();
     ensure!(
         records.len() == flows as usize,
@@ -83,49 +85,43 @@ fn packets(
         records.len()
     );
 
-    let mut baselines = [Baseline::Reflect, Baseline::Discard, Baseline::Lookup]
-        .map(|baseline| (baseline, Sample::default()));
     // Answers come in an order of their own, and so from a generator of their own.
     let mut answers = Programs::load(1024)?;
     let order: Vec<u32> = order.iter().map(|&place| records[place as usize]).collect();
     answers.order(&order)?;
     answers.target_program(&vipd)?;
-    let (mut forward, mut reply) = (Sample::default(), Sample::default());
+    let mut samples: [Sample; 4] = Default::default();
+    let [reflect, lookup, forward, reply] = &mut samples;
+    let (mut forward_pairs, mut reply_pairs) = (Pairs::default(), Pairs::default());
     for _ in 0..options.rounds {
-        for (baseline, sample) in &mut baselines {
-            programs.target(*baseline)?;
-            sample.add(programs.run(site.clients(flows, 0), PACKETS)?.0);
-        }
+        let (clients, from_backends) = (site.clients(flows, 0), site.answers(flows));
+        programs.target(Baseline::Reflect)?;
+        reflect.add(each(programs, clients, XDP_TX)?);
+
+        programs.target(Baseline::Lookup)?;
+        let base = each(programs, clients, XDP_TX)?;
         programs.target_program(&vipd)?;
-        let (ns, action) = programs.run(site.clients(flows, 0), PACKETS)?;
-        ensure!(action == XDP_TX, "a packet was not forwarded: {action}");
-        forward.add(ns);
-        let (ns, action) = answers.run(site.answers(flows), PACKETS)?;
-        ensure!(action == XDP_TX, "an answer was not forwarded: {action}");
-        reply.add(ns);
+        let measured = each(programs, clients, XDP_TX)?;
+        forward_pairs.add(base, measured);
+        lookup.add(base);
+        forward.add(measured);
+
+        programs.target(Baseline::Lookup)?;
+        let base = each(programs, clients, XDP_TX)?;
+        let measured = each(&mut answers, from_backends, XDP_TX)?;
+        reply_pairs.add(base, measured);
+        reply.add(measured);
     }
 
-    for (baseline, sample) in &baselines {
-        report.figure(&format!("{baseline:?}").to_lowercase(), sample, "ns");
-    }
-    report.figure("forward", &forward, "ns");
-    report.figure("reply", &reply, "ns");
+    report.figure("reflector", reflect, "ns");
+    report.figure("bare lookup", lookup, "ns");
+    report.figure("forward", forward, "ns");
+    report.figure("reply", reply, "ns");
     report.figure("new flow of a new client", &new, "ns");
-    let of = |wanted: Baseline| {
-        let found = baselines.iter().find(|(baseline, _)| *baseline == wanted);
-        found.map_or(f64::NAN, |(_, sample)| sample.median())
-    };
-    let (lookup, floor) = (of(Baseline::Lookup), of(Baseline::Reflect));
-    report.say(format!(
-        "above the reflector: lookup {:.1}, forward {:.1}, reply {:.1} ns",
-        lookup - floor,
-        forward.median() - floor,
-        reply.median() - floor
-    ));
-    for (what, sample) in [("forward", &forward), ("reply", &reply)] {
+    for (what, pairs) in [("forward", &forward_pairs), ("reply", &reply_pairs)] {
         report.at_most(
             format!("test run, {flows} flows: {what} / bare lookup"),
-            sample.median() / lookup,
+            &pairs.ratios(),
             MOST_OF_LOOKUP,
             "",
         );
@@ -133,12 +129,28 @@ fn packets(
     if (2..=NEW_FLOWS_UP_TO).contains(&flows) {
         report.at_most(
             format!("test run, {flows} flows: a new flow"),
-            new.median(),
+            &new,
             MOST_OF_NEW_FLOW,
             "ns",
         );
     }
     Ok(())
+}
+
+/// Begins every flow; returns what each costs while the machine is at rest.
+fn new_flows(flows: u32, site: &Site, programs: &mut Programs) -> Result<Sample> {
+    let mut beside = Programs::load(1024)?;
+    beside.order(&[0])?;
+    beside.target(Baseline::Reflect)?;
+    let part = flows.div_ceil(NEW_FLOW_PARTS).max(NEW_FLOWS).min(flows);
+    let mut pairs = Pairs::default();
+    for _ in 0..flows / part {
+        let base = each(&mut beside, site.clients(1, 0), XDP_TX)?;
+        let (measured, action) = programs.run(site.clients(flows, 0), part)?;
+        ensure!(action == XDP_TX, "a new flow was not forwarded: {action}");
+        pairs.add(base, measured);
+    }
+    Ok(pairs.measured_at_rest())
 }
 
 /// Strangers whom the service does not take.
@@ -153,27 +165,39 @@ fn blocked(
     programs.order(&shuffled(10_000))?;
     for (prefixes, bound) in MOST_OF_BLOCKED {
         site.block(prefixes)?;
-        let (mut drop, mut blocked) = (Sample::default(), Sample::default());
+        let mut pairs = Pairs::default();
         for _ in 0..options.rounds {
             programs.target(Baseline::Discard)?;
-            drop.add(programs.run(strangers, PACKETS)?.0);
+            let base = each(programs, strangers, XDP_DROP)?;
             programs.target_program(&vipd)?;
-            let (ns, action) = programs.run(strangers, PACKETS)?;
-            ensure!(
-                action == XDP_DROP,
-                "a blocked packet was not dropped: {action}"
-            );
-            blocked.add(ns);
+            pairs.add(base, each(programs, strangers, XDP_DROP)?);
         }
-        report.figure(&format!("blocked, {prefixes} prefixes"), &blocked, "ns");
+        let above = pairs.differences_at_rest();
+        report.figure(
+            &format!("blocked, {prefixes} prefixes"),
+            &pairs.measured_at_rest(),
+            "ns",
+        );
         report.at_most(
             format!("test run: a packet of a blocked prefix of {prefixes}, above a bare drop"),
-            blocked.median() - drop.median(),
+            &above,
             bound,
             "ns",
         );
     }
     Ok(())
+}
+
+/// Runs what `programs` are aimed at on the flows that are next; returns nanoseconds for each
+/// packet.
+fn each(programs: &mut Programs, generator: Generator, wanted: u32) -> Result<f64> {
+    programs.run(generator, generator.count.min(MOST_TO_WARM_UP))?;
+    let (ns, action) = programs.run(generator, PACKETS)?;
+    ensure!(
+        action == wanted,
+        "the last packet met action {action} instead of {wanted}"
+    );
+    Ok(ns)
 }
 
 /// What tables take that are made for a million flows.
@@ -190,9 +214,11 @@ fn memory(bpffs: &Path, report: &mut Report) -> Result<()> {
     }
     drop(site);
     lb_userspace::dataplane::kernel::remove_pins(&pins)?;
+    let mut sample = Sample::default();
+    sample.add(total as f64 / 1e6);
     report.at_most(
         "memory of a million flows".to_owned(),
-        total as f64 / 1e6,
+        &sample,
         MOST_OF_MEMORY,
         "MB",
     );
@@ -211,7 +237,7 @@ fn sweeps(options: &Options, site: &mut Site, report: &mut Report) -> Result<()>
         first.affinity_entries
     ));
     let mut sample = Sample::default();
-    for _ in 0..options.rounds {
+    for _ in 0..options.rounds.min(15) {
         let sweep = sweeper.sweep(&settings)?;
         sample.add(sweep.took.as_secs_f64() * 1e3);
     }
@@ -219,7 +245,7 @@ fn sweeps(options: &Options, site: &mut Site, report: &mut Report) -> Result<()>
     report.figure(&format!("a sweep of {records} records"), &sample, "ms");
     report.at_most(
         "a sweep of a million flows".to_owned(),
-        sample.median(),
+        &sample,
         MOST_OF_SWEEP,
         "ms",
     );

@@ -1,7 +1,8 @@
 //! `cargo xtask bench l4`: what a packet costs, beside what the same machine takes for less.
 //!
-//! Everything is measured in one run and interleaved, and the targets are ratios to baselines of
-//! that run: machines differ, and shared ones differ from minute to minute.
+//! Machines differ, and a shared one differs from one moment to the next. So measurements are short
+//! and many, each with its baseline just before it, and the targets are medians of ratios of such
+//! pairs. Durations are those of the quarter of the pairs that had the fastest baselines.
 //!
 //! - [`by_test_run`]: the program alone, packet after packet, by `BPF_PROG_TEST_RUN`.
 //! - [`through_veth`]: the way through a virtual Ethernet pair, beside a bare reflector and the
@@ -28,7 +29,7 @@ pub(crate) struct Options {
     #[arg(long)]
     json: bool,
     /// Rounds of each measurement; the figures are their medians
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 60)]
     rounds: usize,
     /// Only numbers of flows up to this
     #[arg(long, default_value_t = 1_000_000)]

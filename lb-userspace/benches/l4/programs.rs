@@ -48,6 +48,8 @@ pub(crate) struct Programs {
     order: Array<MapData, u32>,
     target: ProgramArray<MapData>,
     table: HashMap<MapData, FlowKey, Flow>,
+    /// Where in the order the next packet stands.
+    position: u32,
 }
 
 impl Programs {
@@ -70,6 +72,7 @@ impl Programs {
             target: take("target")?.try_into()?,
             table: take("table")?.try_into()?,
             ebpf,
+            position: 0,
         })
     }
 
@@ -86,8 +89,9 @@ impl Programs {
         Ok(self.target.set(0, program, 0)?)
     }
 
-    /// Sets which flow each packet belongs to.
+    /// Sets which flow each packet belongs to, and begins with the first.
     pub(crate) fn order(&mut self, numbers: &[u32]) -> Result<()> {
+        self.position = 0;
         for (place, number) in (0..MAX_MEASURED_FLOWS).zip(numbers) {
             self.order.set(place, number, 0)?;
         }
@@ -107,7 +111,7 @@ impl Programs {
     /// Generates packets and hands them to the target; returns nanoseconds for each, and the
     /// action of the last.
     pub(crate) fn run(&mut self, generator: Generator, packets: u32) -> Result<(f64, u32)> {
-        self.generator.set(0, generator, 0)?;
+        self.set(generator, packets)?;
         let mut out = [0; 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(&[0; 60]);
@@ -120,13 +124,20 @@ impl Programs {
 
     /// Generates packets and sends them out of the generator's interface.
     pub(crate) fn send(&mut self, generator: Generator, packets: u32) -> Result<()> {
-        self.generator.set(0, generator, 0)?;
+        self.set(generator, packets)?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(&[0; 60]);
         options.repeat = packets;
         options.attrs = TestRunAttrs::new().xdp_live_frames(64);
         program(&mut self.ebpf, "generate")?.test_run(options)?;
         Ok(())
+    }
+
+    /// Sets what is generated next: it goes on in the order where the last run has stopped.
+    fn set(&mut self, mut generator: Generator, packets: u32) -> Result<()> {
+        generator.position = self.position % generator.count;
+        self.position = generator.position.wrapping_add(packets);
+        Ok(self.generator.set(0, generator, 0)?)
     }
 
     /// Attaches a baseline to an interface.

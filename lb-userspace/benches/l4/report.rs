@@ -18,10 +18,53 @@ impl Sample {
         self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
     }
 
-    /// Returns the lowest and the highest value.
+    /// Returns the quartiles: half of the values lie between them.
     pub(crate) fn spread(&self) -> (f64, f64) {
-        let value = |value: Option<&f64>| value.copied().unwrap_or(f64::NAN);
-        (value(self.0.first()), value(self.0.last()))
+        let value = |place: usize| self.0.get(place).copied().unwrap_or(f64::NAN);
+        (value(self.0.len() / 4), value(self.0.len() * 3 / 4))
+    }
+}
+
+/// Measurements, each with one of its baseline that was taken just before: on a machine whose speed
+/// changes from one moment to the next, the two still belong together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pairs(Vec<(f64, f64)>);
+
+impl Pairs {
+    /// Adds a measurement and its baseline.
+    pub(crate) fn add(&mut self, baseline: f64, measured: f64) {
+        self.0.push((baseline, measured));
+    }
+
+    /// Returns how many times its baseline each measurement is.
+    pub(crate) fn ratios(&self) -> Sample {
+        self.collect(self.0.len(), |baseline, measured| measured / baseline)
+    }
+
+    /// Returns by how much each measurement is above its baseline, in the quarter of them that had
+    /// the fastest baselines: a duration says something only of a machine that is at rest.
+    pub(crate) fn differences_at_rest(&self) -> Sample {
+        self.collect(self.at_rest(), |baseline, measured| measured - baseline)
+    }
+
+    /// Returns the measurements of the same quarter.
+    pub(crate) fn measured_at_rest(&self) -> Sample {
+        self.collect(self.at_rest(), |_, measured| measured)
+    }
+
+    fn at_rest(&self) -> usize {
+        self.0.len().div_ceil(4)
+    }
+
+    /// Returns `value` of the pairs with the `count` fastest baselines.
+    fn collect(&self, count: usize, value: impl Fn(f64, f64) -> f64) -> Sample {
+        let mut pairs = self.0.clone();
+        pairs.sort_by(|one, other| one.0.total_cmp(&other.0));
+        let mut sample = Sample::default();
+        for (baseline, measured) in pairs.into_iter().take(count) {
+            sample.add(value(baseline, measured));
+        }
+        sample
     }
 }
 
@@ -31,6 +74,8 @@ struct Target {
     name: String,
     unit: &'static str,
     measured: f64,
+    /// The quartiles.
+    spread: (f64, f64),
     bound: f64,
     met: bool,
 }
@@ -68,12 +113,20 @@ impl Report {
         self.lines.push(format!("  {text}"));
     }
 
-    /// Compares a figure with the most that it may be.
-    pub(crate) fn at_most(&mut self, name: String, measured: f64, bound: f64, unit: &'static str) {
+    /// Compares the median of a figure with the most that it may be.
+    pub(crate) fn at_most(
+        &mut self,
+        name: String,
+        sample: &Sample,
+        bound: f64,
+        unit: &'static str,
+    ) {
+        let measured = sample.median();
         self.targets.push(Target {
             name,
             unit,
             measured,
+            spread: sample.spread(),
             bound,
             met: measured <= bound,
         });
@@ -93,11 +146,13 @@ impl Report {
         println!("\nTARGETS");
         for target in &self.targets {
             println!(
-                "  {:<58} {:>8.2} of at most {:>7.2} {:<5} {}",
+                "  {:<66} {:>7.2} of at most {:>6.2} {:<3} ({:.2} to {:.2}) {}",
                 target.name,
                 target.measured,
                 target.bound,
                 target.unit,
+                target.spread.0,
+                target.spread.1,
                 if target.met { "met" } else { "MISSED" }
             );
         }

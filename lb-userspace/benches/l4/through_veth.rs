@@ -13,14 +13,16 @@ use crate::{
     by_test_run::shuffled,
     machine::{self, processor_time, run, sysctl},
     programs::{Baseline, Programs},
-    report::{Report, Sample},
+    report::{Pairs, Report, Sample},
     site::{self, FIRST_PORT, OTHERS_MAC, PORTS, SNAT, Site, VIP, backend},
 };
 
-/// Packets of one measurement; the kernel's NAT takes many times as long.
-const PACKETS: u32 = 100_000;
+/// Packets of one measurement, and at most so many before it: they bring back what the measurement
+/// before has driven out of the caches. The kernel's NAT takes many times as long.
+const PACKETS: u32 = 40_000;
 const PACKETS_OF_NAT: u32 = 20_000;
-const NEW_FLOWS: u32 = 5_000;
+const MOST_TO_WARM_UP: u32 = 10_000;
+const NEW_FLOWS: u32 = 2_000;
 
 /// Ratio of each path to the reflector, by number of flows.
 const MOST_OF_REFLECTOR: [(u32, f64); 2] = [(1, 1.3), (10_000, 1.6)];
@@ -142,16 +144,29 @@ impl Ways<'_> {
 
         let mut samples: [Sample; 6] = Default::default();
         let [drop, reflector, forward, reply, nat_forward, nat_reply] = &mut samples;
-        for _ in 0..options.rounds {
+        let (mut forward_pairs, mut reply_pairs) = (Pairs::default(), Pairs::default());
+        for round in 0..options.rounds {
             programs.order(&order)?;
             drop.add(each(programs, self.drop.towards(clients), PACKETS)?);
-            reflector.add(each(programs, self.reflector.towards(clients), PACKETS)?);
-            forward.add(each(programs, self.ours.towards(clients), PACKETS)?);
-            nat_forward.add(each(programs, self.nat.towards(clients), PACKETS_OF_NAT)?);
+
+            let base = each(programs, self.reflector.towards(clients), PACKETS)?;
+            let measured = each(programs, self.ours.towards(clients), PACKETS)?;
+            forward_pairs.add(base, measured);
+            reflector.add(base);
+            forward.add(measured);
+
+            let base = each(programs, self.reflector.towards(clients), PACKETS)?;
             programs.order(&ours)?;
-            reply.add(each(programs, self.ours.towards(answers), PACKETS)?);
-            programs.order(&nat)?;
-            nat_reply.add(each(programs, self.nat.towards(answers), PACKETS_OF_NAT)?);
+            let measured = each(programs, self.ours.towards(answers), PACKETS)?;
+            reply_pairs.add(base, measured);
+            reply.add(measured);
+
+            if round % 4 == 0 {
+                programs.order(&order)?;
+                nat_forward.add(each(programs, self.nat.towards(clients), PACKETS_OF_NAT)?);
+                programs.order(&nat)?;
+                nat_reply.add(each(programs, self.nat.towards(answers), PACKETS_OF_NAT)?);
+            }
         }
 
         report.section(&format!(
@@ -167,10 +182,15 @@ impl Ways<'_> {
         ] {
             report.figure(what, sample, "ns");
         }
-        let (base, floor) = (drop.median(), reflector.median());
-        for (what, ours, nat) in [
-            ("forward", forward.median(), nat_forward.median()),
-            ("reply", reply.median(), nat_reply.median()),
+        let base = drop.median();
+        for (what, ours, nat, pairs) in [
+            (
+                "forward",
+                forward.median(),
+                nat_forward.median(),
+                &forward_pairs,
+            ),
+            ("reply", reply.median(), nat_reply.median(), &reply_pairs),
         ] {
             report.say(format!(
                 "{what}: {:.2} million packets/s of a processor, net of the generator; nftables \
@@ -180,7 +200,7 @@ impl Ways<'_> {
             ));
             report.at_most(
                 format!("veth, {flows} flows: {what} / reflector"),
-                ours / floor,
+                &pairs.ratios(),
                 bound,
                 "",
             );
@@ -197,19 +217,23 @@ fn new_flows(
     programs: &mut Programs,
     report: &mut Report,
 ) -> Result<()> {
-    programs.order(&shuffled(NEW_FLOWS))?;
+    let mut pairs = Pairs::default();
     let (mut vipd, mut kernel) = (Sample::default(), Sample::default());
-    for round in 0..options.rounds.min(15) as u32 {
+    for round in 0..options.rounds.min(40) as u32 {
+        programs.order(&shuffled(NEW_FLOWS))?;
         let clients = site.clients(NEW_FLOWS, 100_000 + round * NEW_FLOWS);
-        vipd.add(each(programs, ours.towards(clients), NEW_FLOWS)?);
-        kernel.add(each(programs, nat.towards(clients), NEW_FLOWS)?);
+        let base = once(programs, nat.towards(clients), NEW_FLOWS)?;
+        let measured = once(programs, ours.towards(clients), NEW_FLOWS)?;
+        pairs.add(base, measured);
+        kernel.add(base);
+        vipd.add(measured);
     }
     report.section("THROUGH VETH, NEW FLOWS (generator and sink included)");
     report.figure("vipd", &vipd, "ns");
     report.figure("nftables DNAT and SNAT", &kernel, "ns");
     report.at_most(
         "veth: a new flow / one of nftables".to_owned(),
-        vipd.median() / kernel.median(),
+        &pairs.ratios(),
         1.0 / LEAST_OF_NAT,
         "",
     );
@@ -274,8 +298,14 @@ fn rate(loaded: &mut [(Programs, Generator)], last: usize) -> Result<f64> {
     Ok(f64::from(PACKETS) * count as f64 / begun.elapsed().as_secs_f64() / 1e6)
 }
 
-/// Sends packets; returns the nanoseconds of processor time for each.
+/// Sends packets of the flows that are next; returns the nanoseconds of processor time for each.
 fn each(programs: &mut Programs, generator: Generator, packets: u32) -> Result<f64> {
+    programs.send(generator, generator.count.min(MOST_TO_WARM_UP))?;
+    once(programs, generator, packets)
+}
+
+/// The same, and nothing before them.
+fn once(programs: &mut Programs, generator: Generator, packets: u32) -> Result<f64> {
     let before = processor_time()?;
     programs.send(generator, packets)?;
     let spent = processor_time()? - before;
