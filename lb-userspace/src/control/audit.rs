@@ -238,6 +238,7 @@ pub fn maps(wrote: &Image, held: &Image) -> Vec<Finding> {
         endpoint,
     );
     tables(wrote, held, &mut found);
+    ranges(wrote, held, &mut found);
     shared_slots(held, &mut found);
     found
 }
@@ -265,6 +266,30 @@ fn tables(wrote: &Image, held: &Image, found: &mut Vec<Finding>) {
                 ),
             ));
         }
+    }
+}
+
+/// Compares the half of `ranges` that the daemon has in use. Services that name another one are
+/// found as such.
+fn ranges(wrote: &Image, held: &Image, found: &mut Vec<Finding>) {
+    let (wanted, present) = (&wrote.ranges, &held.ranges);
+    let other = wanted
+        .entries
+        .iter()
+        .zip(present.entries.iter())
+        .filter(|(wanted, present)| wanted != present)
+        .count();
+    if other > 0 && wanted.half == present.half {
+        found.push(Finding::new(
+            Fault::Different,
+            map_names::RANGES,
+            format!("half {}", wanted.half),
+            format!(
+                "differs in {other} of {} entries from what the daemon wrote: clients are refused \
+                 or taken that should not be",
+                wanted.entries.len()
+            ),
+        ));
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lb_common::{
+    addr::bytes,
     endpoint::{Endpoint, EndpointKey},
     record::{Claim, Record, State},
 };
@@ -200,6 +201,21 @@ fn a_pool_and_a_table_that_somebody_changed_are_named() {
             "the table of pool 1 differs in 16381",
         )],
     );
+}
+
+#[test]
+fn changed_ranges_are_named() {
+    Site::with(|site| {
+        let address = bytes("192.0.2.0".parse().expect("an address"));
+        site.ranges(SERVICE, 0, &[([0; 16], false), (address, true)]);
+        let wrote = site.kernel.image().expect("an image");
+
+        site.pins.set_range(1, address, false);
+
+        let found = found(site, &wrote, 0);
+        let said = &found[&("different".to_owned(), "ranges".to_owned())];
+        assert!(said.contains("half 0 differs in 1 of 2 entries"), "{said}");
+    });
 }
 
 #[test]

@@ -1,7 +1,8 @@
-use lb_common::{addr::bytes, backend::VlanTags, endpoint::Endpoint};
+use lb_common::{addr::bytes, backend::VlanTags, endpoint::Endpoint, guard::Range};
 
 use super::*;
 use crate::control::testing::{ETH0, carried_out, ip, new_maps, ras, running};
+use crate::dataplane::image::RangesImage;
 
 const INDEX: u32 = 1005;
 
@@ -94,6 +95,32 @@ fn maps_as_the_daemon_wrote_them_are_in_order() {
     let (record, flow) = halves();
     assert_eq!(of_record(&belief, &record, Some(&flow)), []);
     assert_eq!(of_entry(&flow, Some(&record)), []);
+}
+
+#[test]
+fn ranges_in_use_are_compared() {
+    let Belief { wrote, .. } = belief();
+    let range = |blocked| Range {
+        start: [0; 16],
+        blocked,
+        _reserved: 0,
+    };
+    let with = |half, entries: &[Range]| Image {
+        ranges: RangesImage {
+            half,
+            entries: entries.into(),
+        },
+        ..Image::clone(&wrote)
+    };
+    let wanted = with(1, &[range(0), range(1)]);
+
+    assert_eq!(maps(&wanted, &wanted), []);
+    assert_eq!(
+        faults(&maps(&wanted, &with(1, &[range(1), range(1)]))),
+        [Fault::Different]
+    );
+    // Which half services name is said of the services.
+    assert_eq!(maps(&wanted, &with(0, &[range(1)])), []);
 }
 
 #[test]
