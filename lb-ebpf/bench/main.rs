@@ -35,6 +35,9 @@ static TARGET: ProgramArray<1> = ProgramArray::new();
 #[btf_map(name = "table")]
 static TABLE: HashMap<FlowKey, Flow, { MAX_MEASURED_FLOWS as usize }> = HashMap::new();
 
+/// Flag of `bpf_map_update_elem`.
+const BPF_NOEXIST: u64 = 1;
+
 /// The headers of a generated packet: Ethernet, IPv4 without options, UDP.
 type Frame = [u8; FRAME_BYTES];
 
@@ -62,24 +65,33 @@ fn generate(context: XdpContext) -> u32 {
     };
     // SAFETY: the frame is long enough, as compared above.
     let frame = unsafe { &mut *(start as *mut Frame) };
-    *frame = generator.frame;
-    if generator.replies != 0 {
-        let ports = generator.ports.max(1);
-        let (slot, port) = (number / ports, generator.first_port + number % ports);
-        frame[29] = frame[29].wrapping_add(slot as u8);
-        frame[36..38].copy_from_slice(&(port as u16).to_be_bytes());
+    copy::<u32>(frame, generator, 0);
+    copy::<u16>(frame, generator, 4);
+    copy::<u32>(frame, generator, 6);
+    copy::<u16>(frame, generator, 10);
+    copy::<u16>(frame, generator, 12);
+    copy::<u64>(frame, generator, 14);
+    copy::<u16>(frame, generator, 22);
+    copy::<u32>(frame, generator, 30);
+    copy::<u16>(frame, generator, 38);
+    let (source, ports) = if generator.replies != 0 {
+        let all = generator.ports.max(1);
+        let (slot, port) = (number / all, generator.first_port + number % all);
+        let backend = base_address(generator).wrapping_add(slot);
+        (backend, [base_port(generator, 34), port as u16])
     } else {
-        let base = [frame[26], frame[27], frame[28], frame[29]];
-        let client = u32::from_be_bytes(base).wrapping_add(number);
-        frame[26..30].copy_from_slice(&client.to_be_bytes());
-        frame[34..36].copy_from_slice(&(1024 + (number as u16 & 0x7fff)).to_be_bytes());
-    }
-    let address = word(frame, 26) + word(frame, 28);
-    let ports = word(frame, 34) + word(frame, 36);
-    let checksum = folded(generator.ip_sum + address);
-    frame[24..26].copy_from_slice(&checksum.to_be_bytes());
-    let checksum = folded(generator.udp_sum + address + ports);
-    frame[40..42].copy_from_slice(&checksum.to_be_bytes());
+        let client = base_address(generator).wrapping_add(number);
+        let port = 1024 + (number as u16 & 0x7fff);
+        (client, [port, base_port(generator, 36)])
+    };
+    store(frame, 26, source.to_be());
+    store(frame, 34, ports[0].to_be());
+    store(frame, 36, ports[1].to_be());
+    let address = (source >> 16) + (source & 0xffff);
+    let sum = generator.ip_sum + address;
+    store(frame, 24, folded(sum).to_be());
+    let sum = generator.udp_sum + address + u32::from(ports[0]) + u32::from(ports[1]);
+    store(frame, 40, folded(sum).to_be());
     if generator.interface != 0 {
         // SAFETY: the helper takes numbers only.
         return unsafe { bpf_redirect(generator.interface, 0) } as u32;
@@ -89,9 +101,50 @@ fn generate(context: XdpContext) -> u32 {
     xdp_action::XDP_ABORTED
 }
 
+// A processor hands what was just stored to a load only if one store holds all of it. So the frame is
+// written in the pieces that programs read; otherwise each of their loads would wait for every store
+// before it.
+
+/// Copies a piece of the frame from the generator.
 #[inline(always)]
-fn word(frame: &Frame, at: usize) -> u32 {
-    u32::from(u16::from_be_bytes([frame[at], frame[at + 1]]))
+fn copy<T: Copy>(frame: &mut Frame, generator: &Generator, at: usize) {
+    const { assert!(size_of::<T>() <= 8) };
+    // SAFETY: every piece lies inside the frame, which is plain bytes.
+    let piece = unsafe {
+        generator
+            .frame
+            .as_ptr()
+            .add(at)
+            .cast::<T>()
+            .read_unaligned()
+    };
+    store(frame, at, piece);
+}
+
+/// Writes a piece of the frame.
+#[inline(always)]
+fn store<T>(frame: &mut Frame, at: usize, piece: T) {
+    // SAFETY: as in `copy`.
+    unsafe {
+        frame
+            .as_mut_ptr()
+            .add(at)
+            .cast::<T>()
+            .write_unaligned(piece)
+    };
+}
+
+/// Returns the source address of the generator's frame.
+#[inline(always)]
+fn base_address(generator: &Generator) -> u32 {
+    let frame = &generator.frame;
+    u32::from_be_bytes([frame[26], frame[27], frame[28], frame[29]])
+}
+
+/// Returns a port of the generator's frame.
+#[inline(always)]
+fn base_port(generator: &Generator, at: usize) -> u16 {
+    u16::from_be_bytes([generator.frame[at], generator.frame[at + 1]])
 }
 
 /// Returns the checksum of a sum of words (RFC 1071).
@@ -130,6 +183,23 @@ fn pass(_context: XdpContext) -> u32 {
 /// A bare lookup in a table of the same key and size as `flows`, and the frame goes back.
 #[xdp(frags)]
 fn lookup(context: XdpContext) -> u32 {
+    on_table(&context, |key| {
+        // SAFETY: nobody changes the table meanwhile.
+        unsafe { TABLE.get(key) }.is_some()
+    })
+}
+
+/// A bare insertion into the same table, and the frame goes back.
+#[xdp(frags)]
+fn insert(context: XdpContext) -> u32 {
+    on_table(&context, |key| {
+        TABLE.insert(key, &Flow::NONE, BPF_NOEXIST).is_ok()
+    })
+}
+
+/// Does something with the flow's key in the table, and sends the frame back if that succeeds.
+#[inline(always)]
+fn on_table(context: &XdpContext, work: impl FnOnce(&FlowKey) -> bool) -> u32 {
     let start = context.data();
     if start + FRAME_BYTES > context.data_end() {
         return xdp_action::XDP_PASS;
@@ -146,8 +216,7 @@ fn lookup(context: XdpContext) -> u32 {
         u16::from_be_bytes([frame[36], frame[37]]),
         17,
     );
-    // SAFETY: nobody changes the table meanwhile.
-    if unsafe { TABLE.get(&key) }.is_none() {
+    if !work(&key) {
         return xdp_action::XDP_DROP;
     }
     // SAFETY: as above.

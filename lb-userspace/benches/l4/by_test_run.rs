@@ -12,7 +12,7 @@ use crate::{
     Options,
     programs::{Baseline, Programs},
     report::{Pairs, Report, Sample},
-    site::{BACKENDS, PORTS, Site},
+    site::Site,
 };
 
 /// `enum xdp_action` of the kernel's `include/uapi/linux/bpf.h`.
@@ -24,7 +24,7 @@ const FLOWS: [u32; 4] = [1, 10_000, 131_000, 1_000_000];
 /// Packets of one measurement, and at most so many before it: they bring back what the measurement
 /// before has driven out of the caches.
 const PACKETS: u32 = 40_000;
-const MOST_TO_WARM_UP: u32 = 20_000;
+const MOST_TO_WARM_UP: u32 = 30_000;
 /// New flows are measured in at most so many parts, of at least so many flows.
 const NEW_FLOW_PARTS: u32 = 20;
 const NEW_FLOWS: u32 = 2_500;
@@ -73,11 +73,12 @@ fn packets(
     report: &mut Report,
 ) -> Result<()> {
     let vipd = site.kernel.program_fd()?;
-    programs.fill_table(flows)?;
     let order = shuffled(flows);
     programs.order(&order)?;
+    programs.target(Baseline::Insert)?;
+    let insert = each_once(flows, site, programs)?;
     programs.target_program(&vipd)?;
-    let new = new_flows(flows, site, programs)?;
+    let new = each_once(flows, site, programs)?;
     let records = site.records();
     ensure!(
         records.len() == flows as usize,
@@ -117,6 +118,7 @@ fn packets(
     report.figure("bare lookup", lookup, "ns");
     report.figure("forward", forward, "ns");
     report.figure("reply", reply, "ns");
+    report.figure("bare insertion", &insert, "ns");
     report.figure("new flow of a new client", &new, "ns");
     for (what, pairs) in [("forward", &forward_pairs), ("reply", &reply_pairs)] {
         report.at_most(
@@ -137,17 +139,17 @@ fn packets(
     Ok(())
 }
 
-/// Begins every flow; returns what each costs while the machine is at rest.
-fn new_flows(flows: u32, site: &Site, programs: &mut Programs) -> Result<Sample> {
+/// Lets every flow come once; returns what each costs while the machine is at rest.
+fn each_once(flows: u32, site: &Site, programs: &mut Programs) -> Result<Sample> {
     let mut beside = Programs::load(1024)?;
     beside.order(&[0])?;
     beside.target(Baseline::Reflect)?;
     let part = flows.div_ceil(NEW_FLOW_PARTS).max(NEW_FLOWS).min(flows);
     let mut pairs = Pairs::default();
-    for _ in 0..flows / part {
+    for _ in 0..flows.div_ceil(part) {
         let base = each(&mut beside, site.clients(1, 0), XDP_TX)?;
         let (measured, action) = programs.run(site.clients(flows, 0), part)?;
-        ensure!(action == XDP_TX, "a new flow was not forwarded: {action}");
+        ensure!(action == XDP_TX, "a new flow met action {action}");
         pairs.add(base, measured);
     }
     Ok(pairs.measured_at_rest())
@@ -191,7 +193,7 @@ fn blocked(
 /// Runs what `programs` are aimed at on the flows that are next; returns nanoseconds for each
 /// packet.
 fn each(programs: &mut Programs, generator: Generator, wanted: u32) -> Result<f64> {
-    programs.run(generator, generator.count.min(MOST_TO_WARM_UP))?;
+    programs.run(generator, (3 * generator.count).min(MOST_TO_WARM_UP))?;
     let (ns, action) = programs.run(generator, PACKETS)?;
     ensure!(
         action == wanted,
@@ -207,7 +209,7 @@ fn memory(bpffs: &Path, report: &mut Report) -> Result<()> {
     let site = Site::sized(&pins, MILLION, LOOPBACK, MAC, &[], MILLION)?;
     let memory = site.kernel.memory()?;
     let mut total = 0;
-    for name in ["flows", "flows6", "records", "cache"] {
+    for name in ["flows", "flows6", "records", "cache", "exact"] {
         let bytes = memory.get(name).copied().unwrap_or_default();
         report.say(format!("{name}: {:.1} MB", bytes as f64 / 1e6));
         total += bytes;
@@ -241,7 +243,7 @@ fn sweeps(options: &Options, site: &mut Site, report: &mut Report) -> Result<()>
         let sweep = sweeper.sweep(&settings)?;
         sample.add(sweep.took.as_secs_f64() * 1e3);
     }
-    let records = u32::from(BACKENDS) * u32::from(PORTS);
+    let records = site.max_flows();
     report.figure(&format!("a sweep of {records} records"), &sample, "ms");
     report.at_most(
         "a sweep of a million flows".to_owned(),

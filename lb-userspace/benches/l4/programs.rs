@@ -3,17 +3,12 @@
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, ProgramArray},
+    maps::{Array, MapData, ProgramArray},
     programs::{
         ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode, xdp::XdpLinkId,
     },
 };
-use lb_common::{
-    flow::{Flow, FlowKey},
-    measure::{Generator, MAX_MEASURED_FLOWS},
-};
-
-use crate::site;
+use lb_common::measure::{Generator, MAX_MEASURED_FLOWS};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VIPD_BENCH_OBJECT"));
 
@@ -26,6 +21,8 @@ pub(crate) enum Baseline {
     Discard,
     /// Looks the flow up in a table of the same key and size, and sends the frame back.
     Lookup,
+    /// Puts the flow into such a table, and sends the frame back.
+    Insert,
     /// Leaves it to the kernel: the far end of a pair needs a program to be reached from XDP.
     Pass,
 }
@@ -36,6 +33,7 @@ impl Baseline {
             Self::Reflect => "reflect",
             Self::Discard => "discard",
             Self::Lookup => "lookup",
+            Self::Insert => "insert",
             Self::Pass => "pass",
         }
     }
@@ -47,7 +45,6 @@ pub(crate) struct Programs {
     generator: Array<MapData, Generator>,
     order: Array<MapData, u32>,
     target: ProgramArray<MapData>,
-    table: HashMap<MapData, FlowKey, Flow>,
     /// Where in the order the next packet stands.
     position: u32,
 }
@@ -59,7 +56,7 @@ impl Programs {
             .map_max_entries("table", flows)
             .load(OBJECT)
             .context("cannot load the generator")?;
-        for name in ["generate", "reflect", "discard", "lookup", "pass"] {
+        for name in ["generate", "reflect", "discard", "lookup", "insert", "pass"] {
             program(&mut ebpf, name)?.load()?;
         }
         let mut take = |name: &str| {
@@ -70,7 +67,6 @@ impl Programs {
             generator: take("generator")?.try_into()?,
             order: take("order")?.try_into()?,
             target: take("target")?.try_into()?,
-            table: take("table")?.try_into()?,
             ebpf,
             position: 0,
         })
@@ -94,16 +90,6 @@ impl Programs {
         self.position = 0;
         for (place, number) in (0..MAX_MEASURED_FLOWS).zip(numbers) {
             self.order.set(place, number, 0)?;
-        }
-        Ok(())
-    }
-
-    /// Fills the baseline's table with flows.
-    pub(crate) fn fill_table(&mut self, flows: u32) -> Result<()> {
-        for number in 0..flows {
-            let (client, port) = site::client(number);
-            let key = FlowKey::new(client, port, site::VIP, site::SERVICE_PORT, 17);
-            self.table.insert(key, Flow::NONE, 0)?;
         }
         Ok(())
     }

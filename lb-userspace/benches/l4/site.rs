@@ -9,7 +9,7 @@ use lb_common::{
     endpoint::{Endpoint, EndpointKey},
     guard::Range,
     hash,
-    limits::{MAX_POOL_MEMBERS, MAX_RANGES, NAME_BYTES, cache_sets},
+    limits::{DEFAULT_MAX_FLOWS, MAX_POOL_MEMBERS, MAX_RANGES, NAME_BYTES, cache_sets},
     maglev::{self, Candidate},
     measure::{FRAME_BYTES, Generator},
     pool::Pool,
@@ -32,8 +32,8 @@ pub(crate) const SNAT: [u8; 4] = [10, 11, 20, 5];
 const CLIENTS: [u8; 4] = [10, 64, 0, 0];
 pub(crate) const FIRST_PORT: u16 = 1024;
 pub(crate) const PORTS: u16 = 64_000;
-/// Enough for a million flows with room to spare.
-pub(crate) const BACKENDS: u8 = 20;
+/// Backends with room for a million flows.
+const MOST_BACKENDS: u8 = 20;
 const GROUP: u32 = 1;
 /// MAC address of the clients' router and of every backend.
 pub(crate) const OTHERS_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -55,11 +55,15 @@ pub(crate) struct Site {
     mac: [u8; 6],
     service: Service,
     max_flows: u32,
+    backends: u8,
     half: u32,
 }
 
 impl Site {
     /// Makes it under `pins`, for so many flows, on an interface with this index and MAC address.
+    ///
+    /// The tables are as large as the configuration makes them by default, or else as large as the
+    /// flows need; there are as many backends as have room in them.
     pub(crate) fn open(
         pins: &Path,
         flows: u32,
@@ -67,7 +71,11 @@ impl Site {
         mac: [u8; 6],
         attach: &[&str],
     ) -> Result<Self> {
-        let room = u32::from(BACKENDS) * u32::from(PORTS);
+        let room = if flows < DEFAULT_MAX_FLOWS {
+            DEFAULT_MAX_FLOWS
+        } else {
+            u32::from(MOST_BACKENDS) * u32::from(PORTS)
+        };
         Self::sized(pins, flows, interface, mac, attach, room)
     }
 
@@ -105,12 +113,16 @@ impl Site {
             new_flows_per_source: 1000,
             name: name(),
         };
-        kernel.apply(&operations(&kernel, flows, interface, mac, &service)?)?;
+        let backends = (max_flows / u32::from(PORTS)) as u8;
+        kernel.apply(&operations(
+            &kernel, flows, backends, interface, mac, &service,
+        )?)?;
         Ok(Self {
             kernel,
             mac,
             service,
             max_flows,
+            backends,
             half: 0,
         })
     }
@@ -180,7 +192,7 @@ impl Site {
             flow_timeout_s: 300,
             flow_timeout_unreplied_s: 300,
             affinity_timeouts_s: [(GROUP, 6 * 3600)].into(),
-            backends: (0..u16::from(BACKENDS)).collect(),
+            backends: (0..u16::from(self.backends)).collect(),
             ranges: [].into(),
         }
     }
@@ -189,6 +201,7 @@ impl Site {
 fn operations(
     kernel: &Kernel,
     flows: u32,
+    backends: u8,
     interface: u32,
     mac: [u8; 6],
     service: &Service,
@@ -206,7 +219,7 @@ fn operations(
     let mut operations = vec![MapOp::Settings(Box::new(settings))];
     let mut members = [0; MAX_POOL_MEMBERS];
     let mut candidates = Vec::new();
-    for number in 0..BACKENDS {
+    for number in 0..backends {
         let address = mapped(backend(number));
         let key = EndpointKey::new(mapped(SNAT), address, SERVICE_PORT, 17);
         let slot = u32::from(number);
@@ -239,8 +252,8 @@ fn operations(
     });
     let pool = Pool {
         half: 0,
-        eligible: u32::from(BACKENDS),
-        member_count: u32::from(BACKENDS),
+        eligible: u32::from(backends),
+        member_count: u32::from(backends),
         members,
         name: name(),
     };

@@ -21,7 +21,7 @@ use crate::{
 /// before has driven out of the caches. The kernel's NAT takes many times as long.
 const PACKETS: u32 = 40_000;
 const PACKETS_OF_NAT: u32 = 20_000;
-const MOST_TO_WARM_UP: u32 = 10_000;
+const MOST_TO_WARM_UP: u32 = 30_000;
 const NEW_FLOWS: u32 = 2_000;
 
 /// Ratio of each path to the reflector, by number of flows.
@@ -300,7 +300,7 @@ fn rate(loaded: &mut [(Programs, Generator)], last: usize) -> Result<f64> {
 
 /// Sends packets of the flows that are next; returns the nanoseconds of processor time for each.
 fn each(programs: &mut Programs, generator: Generator, packets: u32) -> Result<f64> {
-    programs.send(generator, generator.count.min(MOST_TO_WARM_UP))?;
+    programs.send(generator, (3 * generator.count).min(MOST_TO_WARM_UP))?;
     once(programs, generator, packets)
 }
 
