@@ -26,7 +26,7 @@ pub const MAX_FLOWS: u32 = 1 << 24;
 /// Places of the flow cache for each flow that the tables hold.
 pub const CACHE_PLACES_PER_FLOW: u32 = 2;
 /// Places of a set of the flow cache.
-pub const CACHE_WAYS: u32 = 16;
+pub const CACHE_WAYS: u32 = 8;
 
 /// Returns how many sets the flow cache needs for so many flows: a power of two.
 #[must_use]
@@ -38,6 +38,10 @@ pub const fn cache_sets(flows: u32) -> u32 {
         sets.next_power_of_two()
     }
 }
+/// Sets of the exact match cache: a power of two.
+pub const EXACT_SETS: u32 = 32_768;
+/// Entries of a set of the exact match cache.
+pub const EXACT_WAYS: u32 = 2;
 /// Flows that the tables hold unless the configuration says otherwise.
 pub const DEFAULT_MAX_FLOWS: u32 = 262_144;
 /// Affinity entries that the table holds unless the configuration says otherwise.

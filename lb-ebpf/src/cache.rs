@@ -6,7 +6,7 @@
 //! any, and a program that replaces another begins with none.
 
 use lb_common::{
-    limits::{CACHE_WAYS, MAX_ENDPOINTS, MAX_FLOWS},
+    limits::{CACHE_WAYS, EXACT_SETS, MAX_ENDPOINTS, MAX_FLOWS},
     record::Record,
 };
 
@@ -18,11 +18,11 @@ use crate::{
     record::{self, Place},
 };
 
-/// Places of one set of the flow cache: a cache line.
+/// Places of one set of the flow cache: half a cache line.
 const WAYS: usize = CACHE_WAYS as usize;
 
 /// Value of `cache`: shortcuts whose hashes lead here. Zero: none.
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 pub(crate) struct Set {
     ways: [u32; WAYS],
 }
@@ -55,8 +55,9 @@ impl FlowHash {
         )
     }
 
+    /// The hash of packets from one address and port to another.
     #[inline(always)]
-    fn new(seed: u64, client: Ip, client_port: u16, vip: Ip, vip_port: u16) -> Self {
+    pub(crate) fn new(seed: u64, client: Ip, client_port: u16, vip: Ip, vip_port: u16) -> Self {
         let ports = u64::from(client_port) | u64::from(vip_port) << 16;
         // What differs in addresses stands in their last bytes, which are the number's first.
         let mut hash = (client.low.rotate_left(32) ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -86,6 +87,12 @@ impl FlowHash {
     fn set(self, node: &Node) -> u32 {
         self.0 as u32 & node.settings.cache_mask
     }
+
+    /// The same in [`crate::exact`], by other bits.
+    #[inline(always)]
+    pub(crate) fn exact_set(self) -> u32 {
+        (self.0 >> 40) as u32 & (EXACT_SETS - 1)
+    }
 }
 
 /// Bits of a shortcut that are the record's index; the others are the tag.
@@ -103,6 +110,10 @@ pub(crate) fn find(node: &Node, parsed: &Parsed, hash: FlowHash) -> Option<Place
         let way = (hash.way() ^ turn) & (WAYS - 1);
         // SAFETY: a word of the map that others may write at the same time.
         let word = unsafe { (&raw const set.ways[way]).read_volatile() };
+        // Places are filled in this order, and never emptied.
+        if word == 0 {
+            return None;
+        }
         if word & TAG == hash.tag()
             && let Some(place) = follow(node, parsed, word & INDEX)
         {
@@ -144,13 +155,16 @@ pub(crate) fn remember(node: &Node, parsed: &Parsed, index: u32) {
     // SAFETY: `set` points into the map.
     let ways = unsafe { &raw mut (*set).ways };
     let mut chosen = hash.way() & (WAYS - 1);
-    for turn in 0..WAYS {
-        let way = (hash.way() ^ turn) & (WAYS - 1);
-        // SAFETY: `way` is below the number of ways; as in `find`.
-        let word = unsafe { (&raw const (*ways)[way]).read_volatile() };
-        if word == 0 || word & TAG == hash.tag() || leads_nowhere(seed, word) {
-            chosen = way;
-            break;
+    // What leads nowhere is looked for where nothing is free alone: each look is a cache miss.
+    'search: for is_full in [false, true] {
+        for turn in 0..WAYS {
+            let way = (hash.way() ^ turn) & (WAYS - 1);
+            // SAFETY: `way` is below the number of ways; as in `find`.
+            let word = unsafe { (&raw const (*ways)[way]).read_volatile() };
+            if word == 0 || word & TAG == hash.tag() || (is_full && leads_nowhere(seed, word)) {
+                chosen = way;
+                break 'search;
+            }
         }
     }
     // SAFETY: as above. One of two that write at the same time wins, and neither is wrong.

@@ -10,6 +10,7 @@ use lb_common::{
 
 use crate::{
     cache::{self, FlowHash},
+    epoch,
     ip::Ip,
     link::{Tags, mac},
     maps::{BACKENDS, FLOWS, FLOWS6, RECORDS, SLOTS},
@@ -148,6 +149,8 @@ pub(crate) fn create(
         Ok(()) => {
             if let Some(former) = known.place() {
                 record::free(node, former.record, former.word);
+                // Whoever took its backend out may not have come to say so.
+                epoch::begin();
                 stats::flow_moved(number, chosen.id);
             } else {
                 stats::flow_new(number, chosen.id);

@@ -12,6 +12,8 @@
 mod affinity;
 mod answer;
 mod cache;
+mod epoch;
+mod exact;
 mod flow;
 mod fragment;
 mod guard;

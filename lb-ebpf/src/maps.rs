@@ -17,8 +17,9 @@ use lb_common::{
     fragment::{Fragment, FragmentKey},
     guard::Range,
     limits::{
-        CACHE_PLACES_PER_FLOW, CACHE_WAYS, DEFAULT_MAX_AFFINITY, DEFAULT_MAX_FLOWS, MAGLEV_ENTRIES,
-        MAX_BACKENDS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_POOLS, MAX_SERVICE_ENTRIES, RANGE_ENTRIES,
+        CACHE_PLACES_PER_FLOW, CACHE_WAYS, DEFAULT_MAX_AFFINITY, DEFAULT_MAX_FLOWS, EXACT_SETS,
+        MAGLEV_ENTRIES, MAX_BACKENDS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_POOLS, MAX_SERVICE_ENTRIES,
+        RANGE_ENTRIES,
     },
     pool::Pool,
     record::Record,
@@ -28,7 +29,13 @@ use lb_common::{
     verdict::DROP_ENTRIES,
 };
 
-use crate::{cache::Set, guard::BUCKET_ENTRIES, pipeline::Scratch};
+use crate::{
+    cache::Set,
+    exact,
+    guard::BUCKET_ENTRIES,
+    pipeline::Scratch,
+    service::{self, SERVICE_COPIES},
+};
 
 /// What the program must know of the node. Written by: the daemon. One entry.
 #[btf_map(name = "settings")]
@@ -118,16 +125,33 @@ pub(crate) static DROPS: PerCpuArray<u64, { DROP_ENTRIES as usize }> = PerCpuArr
 
 // What follows is not pinned: nothing in it has to outlive the program.
 
-/// Shortcuts to the records of flows; see [`crate::cache`]. Written by: the program.
+/// Shortcuts to the records of flows; see [`crate::cache`]. Written by: the program. Mappable only
+/// because that makes no set lie in two cache lines.
 #[btf_map(name = "cache")]
 pub(crate) static CACHE: Array<
     Set,
     { (DEFAULT_MAX_FLOWS * CACHE_PLACES_PER_FLOW / CACHE_WAYS) as usize },
+    { BPF_F_MMAPABLE as usize },
 > = Array::new();
+
+/// Whole translations, each for a second; see [`crate::exact`]. Written by: the program. Mappable
+/// for the same reason.
+#[btf_map(name = "exact")]
+pub(crate) static EXACT: Array<exact::Set, { EXACT_SETS as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+
+/// Counts the changes of what translations depend on; see [`crate::epoch`]. Written by: both.
+#[btf_map(name = "epoch")]
+pub(crate) static EPOCH: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Shortcuts to the slots of endpoints. Written by: the program.
 #[btf_map(name = "endpoint_cache")]
 pub(crate) static ENDPOINT_CACHE: Array<u32, { MAX_ENDPOINTS as usize }> = Array::new();
+
+/// Copies of services, per processor; see [`crate::service`]. Written by: the program.
+#[btf_map(name = "service_cache")]
+pub(crate) static SERVICE_CACHE: PerCpuArray<service::Copied, { SERVICE_COPIES as usize }> =
+    PerCpuArray::new();
 
 /// Token buckets of sources and services; see [`crate::guard`]. Written by: the program.
 #[btf_map(name = "buckets")]

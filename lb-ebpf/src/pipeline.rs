@@ -6,6 +6,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{
+    service::Service,
     settings::{Settings, slot},
     verdict::DropReason,
 };
@@ -13,7 +14,8 @@ use lb_common::{
 use crate::{
     affinity, answer,
     cache::{self, FlowHash},
-    flow, fragment, guard, icmp,
+    epoch::Stamp,
+    exact, flow, fragment, guard, icmp,
     link::{Mac, mac},
     maps::{SCRATCH, SETTINGS},
     packet::Truncated,
@@ -22,7 +24,7 @@ use crate::{
     reply,
     rewrite::{self, Outgoing},
     select, service,
-    stats::{self, Direction},
+    stats::{self, Counted, Direction},
     transmit,
 };
 
@@ -69,7 +71,7 @@ impl Node {
     #[inline(always)]
     fn again(context: &XdpContext, scratch: &mut Scratch) -> Result<Self, Exit> {
         let settings = SETTINGS.get(0).ok_or(Exit::Pass)?;
-        let (now_ns, now) = moment(scratch);
+        let (now_ns, now) = time(&mut scratch.moment);
         Ok(Self {
             settings,
             now_ns,
@@ -120,10 +122,17 @@ pub(crate) struct Scratch {
     pub(crate) quoted: [icmp::Quoted; 2],
     /// Place in the settings of the interface that the packet came in by.
     interface: u8,
+    moment: Moment,
+}
+
+/// What a processor remembers from one packet to the next.
+struct Moment {
     /// The timer tick in which the clock was last read, and what it said.
     tick: u64,
     now_ns: u64,
     now: u32,
+    /// The timer tick in which a service last refused a client.
+    refused: u64,
 }
 
 /// Forwards one packet, or says why not.
@@ -154,16 +163,46 @@ pub(crate) fn process(context: &XdpContext) -> Result<u32, Exit> {
     code::outcome(thorough(context, scratch, found))
 }
 
-/// [`quick`] for usual packets alone, at offsets that the compiler knows.
+/// [`quick`] for usual packets alone, at offsets that the compiler knows, and with a cache for them
+/// alone.
 #[inline(never)]
 fn usual(context: &XdpContext, scratch: &mut Scratch) -> u32 {
     match parse::usual(context) {
         Some((destination_mac, parsed)) => match node(context, destination_mac, scratch) {
-            Ok(node) => decided(known_flow(context, &node, &parsed, scratch)),
+            Ok(node) => decided(usual_flow(context, &node, &parsed, scratch)),
             Err(exit) => code::of(Err(exit)),
         },
         None => code::UNREAD,
     }
+}
+
+#[inline(always)]
+fn usual_flow(
+    context: &XdpContext,
+    node: &Node,
+    parsed: &Parsed,
+    scratch: &mut Scratch,
+) -> Result<Option<u32>, Exit> {
+    let stamp = Stamp::now(node);
+    // Whom a service does not take comes in large numbers or not at all. While many do, each is
+    // refused before the cache is asked, which would learn nothing from them but cache misses.
+    if scratch.moment.refused == scratch.moment.tick
+        && node.snat_offset(parsed.destination_port).is_none()
+    {
+        serving(stamp, parsed, &mut scratch.moment)?;
+    }
+    let hash = FlowHash::of(node.settings.seed, parsed);
+    if let Some((outgoing, counted)) = exact::find(node, parsed, hash, stamp)
+        && rewrite::may_pass(parsed).is_ok()
+        && fits(parsed, &outgoing)
+    {
+        return forward(context, node, parsed, &outgoing, &counted).map(Some);
+    }
+    let Some((outgoing, counted)) = known_flow(node, parsed, scratch, hash, stamp)? else {
+        return Ok(None);
+    };
+    exact::remember(node, parsed, hash, stamp, &outgoing, &counted);
+    forward(context, node, parsed, &outgoing, &counted).map(Some)
 }
 
 /// The way of a packet whose flow the caches know: parse, find, translate, send. Of any other packet
@@ -173,7 +212,13 @@ fn quick(context: &XdpContext, scratch: &mut Scratch) -> u32 {
     let read = parse::ethernet(context).and_then(|ethernet| {
         let node = node(context, ethernet.destination_mac, scratch)?;
         let parsed = parse::network(context, &ethernet)?;
-        known_flow(context, &node, &parsed, scratch)
+        let (stamp, hash) = (Stamp::now(&node), FlowHash::of(node.settings.seed, &parsed));
+        match known_flow(&node, &parsed, scratch, hash, stamp)? {
+            Some((outgoing, counted)) => {
+                forward(context, &node, &parsed, &outgoing, &counted).map(Some)
+            }
+            None => Ok(None),
+        }
     });
     decided(read)
 }
@@ -187,21 +232,22 @@ fn decided(outcome: Result<Option<u32>, Exit>) -> u32 {
     }
 }
 
+/// Returns what the packet becomes if the caches know its flow; else leaves in `scratch` what it is.
 #[inline(always)]
 fn known_flow(
-    context: &XdpContext,
     node: &Node,
     parsed: &Parsed,
     scratch: &mut Scratch,
-) -> Result<Option<u32>, Exit> {
+    hash: FlowHash,
+    stamp: Stamp,
+) -> Result<Option<(Outgoing, Counted)>, Exit> {
     if parsed.kind == Kind::Datagram
-        && let Some((place, direction)) = known(node, parsed)?
+        && let Some((place, direction)) = known(node, parsed, scratch, hash, stamp)?
     {
         let outgoing = translation(node, parsed, &place, direction)?;
         rewrite::may_pass(parsed)?;
         if fits(parsed, &outgoing) {
-            let action = forward(context, node, parsed, &outgoing, &place, direction)?;
-            return Ok(Some(action));
+            return Ok(Some((outgoing, Counted::of(&place, direction))));
         }
     }
     scratch.parsed = *parsed;
@@ -311,7 +357,8 @@ fn send(
     let (parsed, outgoing) = (&scratch.parsed, &scratch.outgoing);
     rewrite::may_pass(parsed)?;
     if fits(parsed, outgoing) {
-        return forward(context, node, parsed, outgoing, place, direction);
+        let counted = Counted::of(place, direction);
+        return forward(context, node, parsed, outgoing, &counted);
     }
     // RFC 1122 section 3.2.2: no ICMP error answers a piece other than the first.
     if parsed.kind == Kind::LaterPiece && !parsed.v6 {
@@ -338,12 +385,11 @@ fn forward(
     node: &Node,
     parsed: &Parsed,
     outgoing: &Outgoing,
-    place: &Place,
-    direction: Direction,
+    counted: &Counted,
 ) -> Result<u32, Exit> {
     rewrite::rewrite(context, parsed, outgoing)?;
     let action = transmit::transmit(context, node, parsed, outgoing)?;
-    stats::count(place, direction, parsed.bytes());
+    stats::count(counted, parsed.bytes());
     Ok(action)
 }
 
@@ -355,15 +401,26 @@ fn fits(parsed: &Parsed, outgoing: &Outgoing) -> bool {
 
 /// Returns the flow of a packet with ports, if the caches lead to it.
 #[inline(always)]
-fn known(node: &Node, parsed: &Parsed) -> Result<Option<(Place, Direction)>, Exit> {
-    if let Some(offset) = node.snat_offset(parsed.destination_port)
+fn known(
+    node: &Node,
+    parsed: &Parsed,
+    scratch: &mut Scratch,
+    hash: FlowHash,
+    stamp: Stamp,
+) -> Result<Option<(Place, Direction)>, Exit> {
+    let offset = node.snat_offset(parsed.destination_port);
+    if let Some(offset) = offset
         && let Some(slot) =
             cache::find_endpoint(parsed.destination, parsed.source, parsed.source_port)
     {
         return Ok(Some((reply::at(node, slot, offset)?, Direction::Out)));
     }
-    let hash = FlowHash::of(node.settings.seed, parsed);
-    Ok(flow::cached(node, parsed, hash).map(|place| (place, Direction::In)))
+    match serving(stamp, parsed, &mut scratch.moment) {
+        Ok(_) => Ok(flow::cached(node, parsed, hash).map(|place| (place, Direction::In))),
+        // No service's packet may still be a reply.
+        Err(Exit::Pass) if offset.is_some() => Ok(None),
+        Err(exit) => Err(exit),
+    }
 }
 
 /// Returns what the packet becomes, and notes it in the flow's record.
@@ -408,7 +465,7 @@ fn unknown(context: &XdpContext, scratch: &mut Scratch) -> u32 {
     let Ok(node) = Node::again(context, scratch) else {
         return code::PASS;
     };
-    match find_or_begin(&node, &scratch.parsed) {
+    match find_or_begin(&node, scratch) {
         Ok((place, direction)) => {
             scratch.found = Found {
                 word: place.word,
@@ -426,16 +483,16 @@ fn unknown(context: &XdpContext, scratch: &mut Scratch) -> u32 {
 /// and the first one after its backend could not serve it any more: limits, affinity or choice, new
 /// flow.
 #[inline(always)]
-fn find_or_begin(node: &Node, parsed: &Parsed) -> Result<(Place, Direction), Exit> {
+fn find_or_begin(node: &Node, scratch: &mut Scratch) -> Result<(Place, Direction), Exit> {
+    let parsed = &scratch.parsed;
     if let Some(place) = reply::find(node, parsed)? {
         return Ok((place, Direction::Out));
     }
-    let service = service::find(parsed.destination, parsed.destination_port)?;
+    let service = serving(Stamp::now(node), parsed, &mut scratch.moment)?;
     let refused = |reason| {
         stats::refused(service.id);
         Exit::Drop(reason)
     };
-    guard::admit(parsed, service).map_err(refused)?;
     let known = flow::find(node, parsed);
     if let Some(place) = known.place() {
         if flow::serves(&place) {
@@ -452,6 +509,18 @@ fn find_or_begin(node: &Node, parsed: &Parsed) -> Result<(Place, Direction), Exi
     Ok((place, Direction::In))
 }
 
+/// Returns the packet's service, if that takes the client.
+#[inline(always)]
+fn serving(stamp: Stamp, parsed: &Parsed, moment: &mut Moment) -> Result<&'static Service, Exit> {
+    let service = service::find_copied(stamp, parsed.destination, parsed.destination_port)?;
+    guard::admit(parsed, service).map_err(|reason| {
+        moment.refused = moment.tick;
+        stats::refused(service.id);
+        Exit::Drop(reason)
+    })?;
+    Ok(service)
+}
+
 /// Finds the interface that the packet came in by. A frame for a MAC address that is not the
 /// interface's is the host's.
 #[inline(always)]
@@ -463,7 +532,7 @@ fn node(context: &XdpContext, destination: Mac, scratch: &mut Scratch) -> Result
             if mac(&interface.mac) != destination {
                 return Err(Exit::Pass);
             }
-            let (now_ns, now) = moment(scratch);
+            let (now_ns, now) = time(&mut scratch.moment);
             return Ok(Node {
                 settings,
                 now_ns,
@@ -480,16 +549,16 @@ fn node(context: &XdpContext, destination: Mac, scratch: &mut Scratch) -> Result
 /// tick. The kernel is asked once in a tick, and not for each packet: reading the tick's number is
 /// one instruction, asking for the time is a call.
 #[inline(always)]
-fn moment(scratch: &mut Scratch) -> (u64, u32) {
+fn time(moment: &mut Moment) -> (u64, u32) {
     // SAFETY: the helper takes no argument.
     let tick = unsafe { bpf_jiffies64() };
-    if tick != scratch.tick {
-        scratch.tick = tick;
+    if tick != moment.tick {
+        moment.tick = tick;
         // SAFETY: as above.
-        scratch.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
-        scratch.now = (scratch.now_ns / 1_000_000_000) as u32;
+        moment.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+        moment.now = (moment.now_ns / 1_000_000_000) as u32;
     }
-    (scratch.now_ns, scratch.now)
+    (moment.now_ns, moment.now)
 }
 
 /// Outcomes as numbers: a BPF function cannot return more.

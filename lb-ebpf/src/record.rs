@@ -12,7 +12,7 @@ use lb_common::{
 };
 
 use crate::{
-    affinity,
+    affinity, exact,
     ip::Ip,
     link::{Mac, Tags, mac, store_mac},
     maps::{RECORDS, SETTINGS},
@@ -243,6 +243,7 @@ pub(crate) fn touch(node: &Node, parsed: &Parsed, place: &Place) {
         store_mac(parsed.source_mac, &mut record.client_mac);
         record.vlan = parsed.tags.plain();
         record.interface = node.interface;
+        exact::forget_flow(place.index);
     }
     mark(node, place);
 }

@@ -23,17 +23,38 @@ pub(crate) enum Direction {
     Out = 1,
 }
 
+/// Whom a forwarded packet is counted for.
+#[derive(Clone, Copy)]
+pub(crate) struct Counted {
+    /// Number of the service.
+    pub(crate) service: u8,
+    /// Number of the backend.
+    pub(crate) backend: u16,
+    /// Which way it goes.
+    pub(crate) direction: Direction,
+}
+
+impl Counted {
+    /// Returns whom the packets of a record are counted for.
+    #[inline(always)]
+    pub(crate) fn of(place: &Place, direction: Direction) -> Self {
+        Self {
+            // SAFETY: the record points into the map.
+            service: unsafe { (*place.record).service },
+            backend: Claim::unpack(place.word).backend,
+            direction,
+        }
+    }
+}
+
 /// Counts a forwarded packet for its service and its backend.
 #[inline(always)]
-pub(crate) fn count(place: &Place, direction: Direction, bytes: u64) {
-    // SAFETY: the record points into the map.
-    let service = unsafe { (*place.record).service };
-    let backend = Claim::unpack(place.word).backend;
+pub(crate) fn count(counted: &Counted, bytes: u64) {
     for index in [
-        service_index(u32::from(service)),
-        backend_index(u32::from(backend)),
+        service_index(u32::from(counted.service)),
+        backend_index(u32::from(counted.backend)),
     ] {
-        update(index, |counters| match direction {
+        update(index, |counters| match counted.direction {
             Direction::In => {
                 counters.packets_in += 1;
                 counters.bytes_in += bytes;

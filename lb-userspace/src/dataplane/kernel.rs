@@ -39,7 +39,7 @@ use super::{
     clock,
     image::{Image, MapOp, PoolImage, RangesImage},
     layout,
-    records::{Maglev, Ranges, Records},
+    records::{Epoch, Maglev, Ranges, Records},
     sweep,
 };
 
@@ -48,8 +48,9 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VIPD_BPF_OBJECT"));
 
 /// Name of the program in the object.
 const PROGRAM: &str = "vipd";
-/// The program's flow cache and its counter of identifications, which are not pinned.
+/// Maps of the program that are not pinned.
 const CACHE: &str = "cache";
+const EPOCH: &str = "epoch";
 const IDENTIFICATION: &str = "identification";
 /// Name of its pin.
 pub(super) const PROGRAM_PIN: &str = "program";
@@ -101,6 +102,7 @@ pub struct Kernel {
     maglev: Maglev,
     ranges: Ranges,
     records: Records,
+    epoch: Epoch,
 }
 
 impl Kernel {
@@ -151,6 +153,7 @@ impl Kernel {
             maglev: Maglev::map(&directory.join(map_names::MAGLEV))?,
             ranges: Ranges::map(&directory.join(map_names::RANGES))?,
             records: Records::map(&directory.join(map_names::RECORDS), options.max_flows)?,
+            epoch: epoch(&mut ebpf)?,
             options,
             ebpf,
             attachments: Vec::new(),
@@ -183,7 +186,13 @@ impl Kernel {
     /// [`DataplaneError`] when a pinned map cannot be opened again.
     pub fn sweeper(&mut self) -> Result<sweep::Sweeper, DataplaneError> {
         let log = aya_log::EbpfLogger::init(&mut self.ebpf).ok();
-        sweep::Sweeper::open(&self.options, self.records.clone(), log)
+        sweep::Sweeper::open(&self.options, self.records.clone(), self.epoch.clone(), log)
+    }
+
+    /// Lets the program forget translations that it keeps for some moments. Whoever changes maps
+    /// by other means than [`Dataplane::apply`] says so by this.
+    pub fn begin_epoch(&self) {
+        self.epoch.begin();
     }
 
     /// Runs the program on one frame, as if it had come in by the first interface of this network
@@ -401,11 +410,12 @@ impl Dataplane for Kernel {
     }
 
     fn apply(&mut self, operations: &[MapOp]) -> Result<(), DataplaneError> {
-        for operation in operations {
+        let done = operations.iter().try_for_each(|operation| {
             self.apply_one(operation)
-                .map_err(|e| failed(&format!("carry out {}", describe(operation)), e))?;
-        }
-        Ok(())
+                .map_err(|e| failed(&format!("carry out {}", describe(operation)), e))
+        });
+        self.epoch.begin();
+        done
     }
 
     fn counters(&self) -> Result<CounterSnapshot, DataplaneError> {
@@ -647,6 +657,13 @@ fn begin_identifications(ebpf: &mut Ebpf) -> Result<(), DataplaneError> {
         .map_err(|e| failed("open the map identification", e))?;
     next.set(0, random(), 0)
         .map_err(|e| failed("write the map identification", e))
+}
+
+fn epoch(ebpf: &mut Ebpf) -> Result<Epoch, DataplaneError> {
+    match take(ebpf, EPOCH)? {
+        Map::Array(data) => Epoch::map(&data),
+        _ => Err(message(format!("the map {EPOCH} is no array"))),
+    }
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DataplaneError> {

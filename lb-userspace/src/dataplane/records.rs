@@ -1,5 +1,5 @@
-//! The mapped arrays: `records`, shared with the packets, and `maglev` and `ranges`, which only we
-//! write.
+//! The mapped arrays: `records` and `epoch`, shared with the packets, and `maglev` and `ranges`,
+//! which only we write.
 //!
 //! The only code of the daemon that reads and writes the kernel's memory directly.
 #![expect(
@@ -108,6 +108,33 @@ impl Records {
                 .cast::<Record>()
                 .add(index as usize)
         }
+    }
+}
+
+/// `epoch`, mapped. Clones share the mapping.
+#[derive(Clone)]
+pub(super) struct Epoch {
+    mapping: Arc<MmapRaw>,
+}
+
+impl Epoch {
+    /// Maps the array.
+    pub(super) fn map(map: &MapData) -> Result<Self, DataplaneError> {
+        let mapping = MmapOptions::new()
+            .len(stride::<u64>())
+            .map_raw(&map.fd().as_fd())
+            .map_err(|e| failed("map the map epoch into memory", e))?;
+        Ok(Self {
+            mapping: Arc::new(mapping),
+        })
+    }
+
+    /// Begins another epoch: after each change of what the translation of a flow depends on.
+    pub(super) fn begin(&self) {
+        // SAFETY: the mapping has one value, which begins with a page, and both sides only ever add
+        // to it.
+        let epoch = unsafe { AtomicU64::from_ptr(self.mapping.as_mut_ptr().cast()) };
+        epoch.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -32,7 +32,7 @@ use super::{
     DataplaneError, PortUse, SweepReport, batch, clock,
     kernel::{Options, failed, pinned_array, pinned_hash},
     pressure::Pressure,
-    records::Records,
+    records::{Epoch, Records},
 };
 
 /// `BPF_NOEXIST` of `bpf_map_update_elem`.
@@ -63,6 +63,7 @@ pub type SharedSettings = Arc<ArcSwap<SweepSettings>>;
 /// Sweeps the tables of one data path.
 pub struct Sweeper {
     records: Records,
+    epoch: Epoch,
     flows: HashMap<MapData, FlowKey, Flow>,
     flows6: HashMap<MapData, FlowKey6, Flow>,
     affinity: HashMap<MapData, AffinityKey, Affinity>,
@@ -107,11 +108,13 @@ impl Sweeper {
     pub(super) fn open(
         options: &Options,
         records: Records,
+        epoch: Epoch,
         program_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     ) -> Result<Self, DataplaneError> {
         let pin = |name: &str| -> PathBuf { options.pin_directory.join(name) };
         Ok(Self {
             records,
+            epoch,
             flows: pinned_hash(&pin(map_names::FLOWS))?,
             flows6: pinned_hash(&pin(map_names::FLOWS6))?,
             affinity: pinned_hash(&pin(map_names::AFFINITY))?,
@@ -147,7 +150,9 @@ impl Sweeper {
             self.heal()?;
             self.unhealed = false;
         }
-        let mut report = self.sweep_records(settings)?;
+        let swept = self.sweep_records(settings);
+        self.epoch.begin();
+        let mut report = swept?;
         if begun >= self.next_affinity_walk {
             self.sweep_affinity(settings)?;
             self.pass += 1;

@@ -84,9 +84,9 @@ fn a_client_is_chosen_anew_when_its_time_has_run_out() {
 
         let lifetime = lifetime_s(AFFINITY_TIMEOUT_S, FLOW_TIMEOUT_S);
         assert_eq!(lifetime, AFFINITY_TIMEOUT_S + TOUCH_S);
-        site.pins.age(lifetime - 2);
+        site.age(lifetime - 2);
         let within = site.gateway_of(&packet.clone().port(1));
-        site.pins.age(lifetime + 1);
+        site.age(lifetime + 1);
         let after = site.gateway_of(&packet.clone().port(2));
 
         assert_eq!(within, GATEWAY1);
@@ -106,11 +106,11 @@ fn each_service_of_a_group_has_a_timeout_of_its_own() {
         let between = lifetime_s(25, FLOW_TIMEOUT_S) + 1;
         assert!(between < lifetime_s(AFFINITY_TIMEOUT_S, FLOW_TIMEOUT_S) - 2);
 
-        site.pins.age(between);
+        site.age(between);
 
         let long = from_client(CLIENT, VIP).port(1);
         assert_eq!(site.gateway_of(&long), GATEWAY1);
-        site.pins.age(between);
+        site.age(between);
         assert_eq!(site.gateway_of(&from_client(CLIENT, VIP_OTHER)), GATEWAY2);
     });
 }
@@ -123,7 +123,7 @@ fn no_client_is_forgotten_before_its_flow_is() {
         site.forward(&from_client(CLIENT, VIP));
         site.only(GATEWAY2);
 
-        site.pins.age(FLOW_TIMEOUT_S + TOUCH_S - 2);
+        site.age(FLOW_TIMEOUT_S + TOUCH_S - 2);
 
         let other_flow = from_client(CLIENT, VIP).port(1);
         assert_eq!(site.gateway_of(&other_flow), GATEWAY1);
@@ -140,7 +140,7 @@ fn packets_of_a_flow_keep_its_client_remembered() {
             let packet = from_client(client, vip);
             site.forward(&packet);
             let before = site.pins.affinity(ip, group).expect("a memory").last_seen;
-            site.pins.age(TOUCH_S);
+            site.age(TOUCH_S);
 
             site.forward(&packet);
 
@@ -162,7 +162,7 @@ fn answers_of_a_flow_keep_its_client_remembered() {
             let forwarded = site.forward(&from_client(client, vip));
             site.answer(&forwarded);
             let before = site.pins.affinity(ip, group).expect("a memory").last_seen;
-            site.pins.age(TOUCH_S);
+            site.age(TOUCH_S);
 
             site.answer(&forwarded);
 
@@ -185,7 +185,7 @@ fn a_flow_marks_its_client_once_in_sixteen_seconds() {
         }
         let mut marks = 0;
         for seconds in 1..=TOUCH_S + 2 {
-            site.pins.age(seconds);
+            site.age(seconds);
             let flow_before = site.pins.record(record).last_seen;
             let before = site.pins.affinity(CLIENT_IP, GROUP).expect("a memory");
 
@@ -220,7 +220,7 @@ fn the_first_answer_confirms_the_client() {
             site.forward(&packet);
             let before = site.pins.affinity(ip, group).expect("a memory");
             assert_eq!(before.confirmed, 0);
-            site.pins.age(1);
+            site.age(1);
 
             site.answer(&forwarded);
 
@@ -237,7 +237,7 @@ fn an_answer_brings_no_forgotten_client_back() {
         let forwarded = site.forward(&from_client(CLIENT, VIP));
         site.service(SERVICE, |service| service.flags = 0);
         let entry = site.pins.affinity(CLIENT_IP, GROUP).expect("a memory");
-        site.pins.age(15);
+        site.age(15);
 
         site.answer(&forwarded);
 
@@ -384,7 +384,7 @@ fn the_daemon_reads_what_the_program_remembers() {
     Site::with(|site| {
         site.only(GATEWAY2);
         site.forward(&from_client(CLIENT, VIP));
-        site.pins.age(15);
+        site.age(15);
 
         let found = site
             .kernel

@@ -368,9 +368,9 @@ fn the_pieces_may_follow_for_as_long_as_linux_waits_for_them() {
             let pieces = pieces(&whole);
             sent(site, &pieces[0]);
 
-            site.pins.age(FRAGMENT_LIFETIME_S - 3);
+            site.age(FRAGMENT_LIFETIME_S - 3);
             sent(site, &pieces[1]);
-            site.pins.age(4);
+            site.age(4);
 
             assert_eq!(site.send_piece(&pieces[1]), too_late);
             assert_eq!(site.send_piece(&pieces[2]), too_late);
@@ -447,7 +447,7 @@ fn pieces_follow_into_a_closing_flow() {
     each_family(|site, family| {
         let pieces = pieces(&large(family));
         sent(site, &pieces[0]);
-        site.pins.age(FLOW_TIMEOUT_S + 1);
+        site.age(FLOW_TIMEOUT_S + 1);
         site.sweep();
         assert_eq!(site.pins.in_state(State::Closing).len(), 1);
 

@@ -322,21 +322,28 @@ fn a_refused_packet_leaves_nothing_but_its_count() {
 }
 
 #[test]
-fn a_client_that_is_blocked_later_has_its_flow_until_it_is_looked_up() {
+fn a_client_that_is_blocked_later_is_refused_from_its_next_packet_on() {
     Site::with(|site| {
-        let packet = from_client(CLIENT, VIP);
-        let forwarded = site.forward(&packet);
-        site.ranges(SERVICE, 0, &[([0; 16], true)]);
+        for (client, vip, service, first) in [
+            (CLIENT, VIP, SERVICE, 0),
+            (CLIENT6, VIP6, SERVICE6, MAX_RANGES),
+        ] {
+            let packet = from_client(client, vip);
+            let forwarded = site.forward(&packet);
+            for _ in 0..3 {
+                site.forward(&packet);
+                site.answer(&forwarded);
+            }
+            let record = site.pins.flow(&packet).expect("a flow").record;
+            let before = site.pins.record(record);
+            site.ranges(service, first, &[([0; 16], true)]);
 
-        match site.send(&packet) {
-            Verdict::Sent(out) => assert_eq!(out, forwarded),
-            other => assert_eq!(other, BLOCKED),
+            assert_eq!(site.send(&packet), BLOCKED);
+            assert_eq!(site.send(&packet.clone().port(1)), BLOCKED, "a new flow");
+            assert_eq!(site.pins.record(record), before);
+            // The backend is no client.
+            assert_eq!(site.answer(&forwarded).destination, packet.source);
         }
-        assert_eq!(site.send(&packet.clone().port(1)), BLOCKED, "a new flow");
-        site.reload();
-        assert_eq!(site.send(&packet), BLOCKED, "the shortcut is gone");
-        // The backend is no client.
-        assert_eq!(site.answer(&forwarded).destination, packet.source);
     });
 }
 

@@ -409,7 +409,7 @@ fn errors_leave_records_and_memories_as_they_are() {
     Site::with(|site| {
         for family in &FAMILIES {
             let flow = flow(site, family);
-            site.pins.age(FLOW_TIMEOUT_S + 1);
+            site.age(FLOW_TIMEOUT_S + 1);
             let record = site.pins.flow(&flow.packet).expect("a flow").record;
             for state in [State::Live, State::Closing] {
                 if state == State::Closing {

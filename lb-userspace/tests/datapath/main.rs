@@ -9,6 +9,7 @@ mod affinity;
 mod arms;
 mod audit;
 mod counters;
+mod exact;
 mod extension_headers;
 mod flow_table;
 mod forward;

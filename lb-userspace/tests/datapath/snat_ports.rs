@@ -194,9 +194,9 @@ fn a_freed_port_rests_for_the_quarantine() {
         let exhausted = Verdict::Dropped(DropReason::SnatPortsExhausted);
 
         assert_eq!(site.send(&one_more_client()), exhausted, "all ports rest");
-        site.pins.age(QUARANTINE_S - 5);
+        site.age(QUARANTINE_S - 5);
         assert_eq!(site.send(&one_more_client()), exhausted, "not long enough");
-        site.pins.age(5);
+        site.age(5);
 
         assert!(matches!(site.send(&one_more_client()), Verdict::Sent(_)));
     });

@@ -33,7 +33,7 @@ fn an_idle_flow_ends_in_two_passes() {
     Site::with(|site| {
         for packet in families() {
             let record = answered(site, &packet);
-            site.pins.age(FLOW_TIMEOUT_S + 1);
+            site.age(FLOW_TIMEOUT_S + 1);
 
             let first = site.sweep();
             assert_eq!(first.ended, 0);
@@ -54,7 +54,7 @@ fn a_flow_within_its_timeout_lives() {
     Site::with(|site| {
         for packet in families() {
             let record = answered(site, &packet);
-            site.pins.age(FLOW_TIMEOUT_S - 3);
+            site.age(FLOW_TIMEOUT_S - 3);
 
             for _ in 0..3 {
                 assert_eq!(site.sweep().ended, 0);
@@ -74,7 +74,7 @@ fn a_packet_between_the_passes_keeps_its_flow() {
             let record = answered(site, &packet);
             let forwarded = site.forward(&packet);
             for from_client in [true, false] {
-                site.pins.age(FLOW_TIMEOUT_S + 1);
+                site.age(FLOW_TIMEOUT_S + 1);
                 site.sweep();
                 assert_eq!(site.pins.state(record), State::Closing);
 
@@ -102,7 +102,7 @@ fn a_flow_that_was_never_answered_ends_earlier() {
             let replied = answered(site, &packet);
             site.forward(&other);
             let unreplied = site.pins.flow(&other).expect("a flow").record;
-            site.pins.age(UNREPLIED_TIMEOUT_S + 1);
+            site.age(UNREPLIED_TIMEOUT_S + 1);
 
             site.sweep();
             site.sweep();
@@ -120,7 +120,7 @@ fn a_record_without_its_entry_is_freed_in_time() {
         for packet in families() {
             let record = answered(site, &packet);
             site.pins.remove_flow(&packet);
-            site.pins.age(FLOW_TIMEOUT_S + 1);
+            site.age(FLOW_TIMEOUT_S + 1);
 
             site.sweep();
             let report = site.sweep();
@@ -183,7 +183,7 @@ fn ports_in_use_and_resting_are_reported_by_endpoint() {
             resting: 5,
         };
         assert_eq!(report.ports_by_slot.get(&0), Some(&used));
-        site.pins.age(11);
+        site.age(11);
         let rested = site.sweep().ports_by_slot[&0];
         assert_eq!(rested.resting, 0);
     });
@@ -235,7 +235,7 @@ fn clients_are_forgotten_when_their_time_has_run_out() {
             .age(lifetime_s(AFFINITY_TIMEOUT_S, FLOW_TIMEOUT_S) - 5);
         assert_eq!(site.sweep_clients().affinity_entries, 2);
 
-        site.pins.age(6);
+        site.age(6);
         let report = site.sweep_clients();
 
         assert_eq!(report.affinity_entries, 0);
@@ -275,9 +275,9 @@ fn a_client_of_a_group_that_is_not_configured_lives_as_long_as_its_flow() {
         assert_eq!(site.sweep_with(&settings).affinity_entries, 1);
 
         site.end_flows();
-        site.pins.age(TOUCH_S - 4);
+        site.age(TOUCH_S - 4);
         assert_eq!(site.sweep_clients().affinity_entries, 1);
-        site.pins.age(4);
+        site.age(4);
         let mut reports = std::iter::repeat_with(|| site.sweep_with(&settings)).take(100_000);
 
         assert!(reports.any(|report| report.affinity_entries == 0));
@@ -302,7 +302,7 @@ fn the_flows_that_the_daemon_lists_are_those_of_the_packets() {
         assert!(!flow.replied);
 
         site.forward(&answer(&forwarded));
-        site.pins.age(15);
+        site.age(15);
         let aged = &site.kernel.flows(10, &|_| true)[0];
 
         assert!(aged.replied);

@@ -9,8 +9,6 @@
 //!   has rested. There must be one exactly when the program finds one;
 //! - which identification the pieces of a datagram leave with;
 //! - whether a token bucket that is being filled while the program looks at it has a token;
-//! - whether a flow whose service has gone, or whose client was blocked, is still forwarded until
-//!   it is ended: the program may have found it before it looked at the service;
 //! - which backend a slot of a pool's table names: that is read from the table it was given.
 
 use std::{
@@ -611,27 +609,10 @@ impl Run<'_> {
         let known = self.model.living(&id);
         let serving = known.filter(|flow| self.may_stay(flow));
         let service = self.model.service(&ip.destination, vip_port);
-        // Found in the program's cache, a flow does not ask whether its service and its client are
-        // still welcome.
         let blocked = service.is_some_and(|service| self.is_blocked(&ip.source, &service));
-        let unwelcome = service.is_none() || blocked;
-        let ends_here = match serving {
-            Some(_) if unwelcome => {
+        if service.is_none() || blocked {
+            if known.is_some() {
                 self.model.saw("unwelcome flow");
-                match service {
-                    None => self.observed.action == XDP_PASS,
-                    Some(_) => self.observed.counted == [DropReason::Blocked],
-                }
-            }
-            Some(_) => false,
-            None => unwelcome,
-        };
-        if ends_here {
-            if let Some(flow) = known {
-                self.may_be_revived(flow.record);
-            }
-            if let Some(flow) = serving {
-                self.may_be_seen(ip, &flow);
             }
             return Err(match service {
                 None => self.of_no_service(ip),
@@ -654,22 +635,6 @@ impl Run<'_> {
             (None, None) => return Err(Outcome::Pass),
         };
         self.forward_to_backend(ip, Some([port, vip_port]), &flow)
-    }
-
-    /// Follows the program, which may have met a closing flow before it refused its packet.
-    fn may_be_revived(&mut self, index: u32) {
-        if claim(&self.tables.record(index)).state == LIVE {
-            self.model.revive(index);
-        }
-    }
-
-    /// Follows the program, which may have found an unwelcome flow in its cache, and then had to
-    /// look closer because its packet is too large.
-    fn may_be_seen(&mut self, ip: &Ip, flow: &Flow) {
-        let found = self.tables.record(flow.record);
-        if found != self.model.records[flow.record as usize] {
-            self.seen_from_client(ip, flow);
-        }
     }
 
     fn refused(&mut self, service: &Service, reason: DropReason) -> Outcome {

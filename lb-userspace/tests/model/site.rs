@@ -260,6 +260,7 @@ impl Site {
                 self.log.push(format!("{seconds} s pass"));
                 self.model.age(*seconds);
                 self.maps.age(&self.model);
+                self.kernel().begin_epoch();
             }
             Step::Sweep => {
                 self.log.push("sweep".to_owned());
@@ -267,6 +268,7 @@ impl Site {
                 let (_, now) = wire_clock();
                 self.model.sweep(now, UNREPLIED_TIMEOUT_S);
                 self.maps.sweep(&before, &self.model);
+                self.kernel().begin_epoch();
             }
             Step::Reload => {
                 self.log.push("reload".to_owned());

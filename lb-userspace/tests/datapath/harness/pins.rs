@@ -11,6 +11,7 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use lb_common::{
     addr::{bytes, unmapped},
     affinity::{Affinity, AffinityKey},
+    backend::Backend,
     flow::{Flow, FlowKey, FlowKey6},
     fragment::{Fragment, FragmentKey},
     guard::Range,
@@ -23,6 +24,7 @@ use super::packet::Packet;
 /// The pinned maps.
 pub(crate) struct Pins {
     directory: PathBuf,
+    backends: Array<MapData, Backend>,
     records: Array<MapData, Record>,
     flows: HashMap<MapData, FlowKey, Flow>,
     flows6: HashMap<MapData, FlowKey6, Flow>,
@@ -37,6 +39,9 @@ impl Pins {
         let hash = |name| Map::HashMap(map(name));
         Self {
             directory: directory.to_owned(),
+            backends: Map::Array(map(map_names::BACKENDS))
+                .try_into()
+                .expect("backends"),
             records: Map::Array(map(map_names::RECORDS))
                 .try_into()
                 .expect("records"),
@@ -97,6 +102,15 @@ impl Pins {
 
     pub(crate) fn state(&self, index: u32) -> State {
         Claim::unpack(self.record(index).claim).state
+    }
+
+    /// Changes the health of a backend, as nobody but a hand at `bpftool` does.
+    pub(crate) fn set_health(&mut self, number: u16, health: u8) {
+        let number = u32::from(number);
+        let backend = self.backends.get(&number, 0).expect("a backend");
+        self.backends
+            .set(number, Backend { health, ..backend }, 0)
+            .expect("a backend");
     }
 
     /// Returns the records that were ever used.

@@ -122,6 +122,13 @@ impl Site {
         self.kernel = Kernel::open(self.options.clone()).expect("the same data path");
     }
 
+    /// Lets time pass.
+    pub(crate) fn age(&mut self, seconds: u32) {
+        self.pins.age(seconds);
+        // Translations are kept until the second ends.
+        self.kernel.begin_epoch();
+    }
+
     fn fill(&mut self) {
         self.settings(|settings| {
             settings.flow_timeout_s = FLOW_TIMEOUT_S;
