@@ -6,7 +6,8 @@
 //! any, and a program that replaces another begins with none.
 
 use lb_common::{
-    limits::{CACHE_WAYS, EXACT_SETS, MAX_ENDPOINTS, MAX_FLOWS},
+    hash,
+    limits::{CACHE_WAYS, MAX_ENDPOINTS, MAX_FLOWS},
     record::Record,
 };
 
@@ -57,16 +58,14 @@ impl FlowHash {
 
     /// The hash of packets from one address and port to another.
     #[inline(always)]
-    pub(crate) fn new(seed: u64, client: Ip, client_port: u16, vip: Ip, vip_port: u16) -> Self {
-        let ports = u64::from(client_port) | u64::from(vip_port) << 16;
-        // What differs in addresses stands in their last bytes, which are the number's first.
-        let mut hash = (client.low.rotate_left(32) ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        hash = (hash ^ hash >> 32 ^ vip.low ^ ports).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        if client.high != 0 {
-            hash = (hash ^ hash >> 32 ^ client.high).wrapping_mul(0x94d0_49bb_1331_11eb);
-            hash = (hash ^ hash >> 32 ^ vip.high).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        }
-        Self(hash ^ hash >> 32)
+    pub(crate) fn new(seed: u64, from: Ip, from_port: u16, to: Ip, to_port: u16) -> Self {
+        Self(hash::flow(
+            seed,
+            [from.high, from.low],
+            from_port,
+            [to.high, to.low],
+            to_port,
+        ))
     }
 
     /// Tells the flows of one set apart, as far as eight bits can; in the place of a shortcut. Never
@@ -91,7 +90,7 @@ impl FlowHash {
     /// The same in [`crate::exact`], by other bits.
     #[inline(always)]
     pub(crate) fn exact_set(self) -> u32 {
-        (self.0 >> 40) as u32 & (EXACT_SETS - 1)
+        hash::exact_set(self.0)
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
-    programs::{TestRun as _, TestRunOptions, Xdp},
+    programs::{Program, TestRun as _, TestRunOptions, Xdp},
 };
 use lb_common::{
     LAYOUT_VERSION,
@@ -203,12 +203,16 @@ impl Kernel {
     /// # Errors
     ///
     /// [`DataplaneError`] when the kernel refuses the run.
-    pub fn test_run(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>), DataplaneError> {
+    pub fn test_run(&self, frame: &[u8]) -> Result<(u32, Vec<u8>), DataplaneError> {
         let mut out = vec![0; frame.len() + 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
-        let result = program(&mut self.ebpf)?
+        let program: &Xdp = self
+            .program()?
+            .try_into()
+            .map_err(|e| failed("use the program as XDP", e))?;
+        let result = program
             .test_run(options)
             .map_err(|e| failed("run the program on a frame", e))?;
         let (action, length) = (result.return_value, result.data_size_out as usize);
@@ -242,9 +246,7 @@ impl Kernel {
     /// [`DataplaneError`] when the kernel does not say.
     pub fn memory(&self) -> Result<BTreeMap<String, u64>, DataplaneError> {
         let info = self
-            .ebpf
-            .program(PROGRAM)
-            .ok_or_else(|| message(format!("the object has no program called {PROGRAM}")))?
+            .program()?
             .info()
             .map_err(|e| failed("ask for the program", e))?;
         let ids = info
@@ -266,6 +268,10 @@ impl Kernel {
             memory.insert(map.name_as_str().unwrap_or_default().to_owned(), bytes);
         }
         Ok(memory)
+    }
+
+    fn program(&self) -> Result<&Program, DataplaneError> {
+        self.ebpf.program(PROGRAM).ok_or_else(no_program)
     }
 
     /// Writes the parts of the settings that no plan changes, or checks that they still hold.
@@ -668,9 +674,13 @@ fn epoch(ebpf: &mut Ebpf) -> Result<Epoch, DataplaneError> {
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DataplaneError> {
     ebpf.program_mut(PROGRAM)
-        .ok_or_else(|| message(format!("the object has no program called {PROGRAM}")))?
+        .ok_or_else(no_program)?
         .try_into()
         .map_err(|e| failed("use the program as XDP", e))
+}
+
+fn no_program() -> DataplaneError {
+    message(format!("the object has no program called {PROGRAM}"))
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, DataplaneError> {

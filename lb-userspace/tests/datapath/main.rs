@@ -21,6 +21,7 @@ mod health;
 mod icmp;
 mod parse;
 mod ports;
+mod race;
 mod reply;
 mod selection;
 mod snat_ports;
