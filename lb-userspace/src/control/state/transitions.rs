@@ -304,6 +304,8 @@ pub(super) fn cache_mask(present: u32, flows: u32, max_flows: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use lb_common::limits::CACHE_WAYS;
+
     use super::*;
 
     #[test]
@@ -313,7 +315,7 @@ mod tests {
         let mut changes = 0;
         for flows in (0..max).step_by(1000).chain((0..max).rev().step_by(1000)) {
             let now = cache_mask(mask, flows, max);
-            let places = (u64::from(now) + 1) * 16;
+            let places = (u64::from(now) + 1) * u64::from(CACHE_WAYS);
             assert!((now + 1).is_power_of_two());
             assert!(places >= 2 * u64::from(flows), "{places} for {flows}");
             assert!(places <= 2 * u64::from(max));
