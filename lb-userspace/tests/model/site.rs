@@ -307,7 +307,7 @@ impl Site {
             action,
             frame: out,
             counted,
-            between_ns: (before_ns, after_ns),
+            between_ns: (before_ns - tick_ns(), after_ns),
         };
         let outcome = self.model.receive(frame, now, &observed, &self.maps);
         self.log.push(format!(
@@ -828,9 +828,22 @@ fn wire_clock() -> (u64, u32) {
     (nanoseconds, time.tv_sec as u32)
 }
 
-/// Waits for the next second where the present one is about to end.
+/// Returns the length of a timer tick, in nanoseconds. The program may be so far behind the clock: it
+/// asks once in a tick, and the kernel counts a tick a moment before it tells the time.
+#[expect(unsafe_code, reason = "the standard library does not show this clock")]
+fn tick_ns() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: as in `wire_clock`.
+    unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    time.tv_nsec as u64
+}
+
+/// Waits for the next second where the present one is about to end, and for its first tick to end.
 fn wait_for_room_in_the_second() {
-    while wire_clock().0 % 1_000_000_000 > 985_000_000 {
+    while !(tick_ns()..985_000_000).contains(&(wire_clock().0 % 1_000_000_000)) {
         thread::sleep(Duration::from_millis(2));
     }
 }
