@@ -87,11 +87,16 @@ impl Programs {
 
     /// Sets which flow each packet belongs to, and begins with the first.
     pub(crate) fn order(&mut self, numbers: &[u32]) -> Result<()> {
-        self.position = 0;
+        self.rewind();
         for (place, number) in (0..MAX_MEASURED_FLOWS).zip(numbers) {
             self.order.set(place, number, 0)?;
         }
         Ok(())
+    }
+
+    /// Begins with the first packet of the order.
+    pub(crate) fn rewind(&mut self) {
+        self.position = 0;
     }
 
     /// Generates packets and hands them to the target; returns nanoseconds for each, and the
