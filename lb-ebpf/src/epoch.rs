@@ -5,9 +5,7 @@
 //! change never passes for what came after it. The second is there for changes that nobody
 //! announces: by hand, or by a daemon that was killed before it came to it.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
-
-use crate::{maps::EPOCH, pipeline::Node};
+use crate::{atomic, maps::EPOCH, pipeline::Node};
 
 /// The second and the epoch of a moment.
 #[derive(Clone, Copy)]
@@ -37,6 +35,6 @@ impl Stamp {
 pub(crate) fn begin() {
     if let Some(epoch) = EPOCH.get_ptr_mut(0) {
         // SAFETY: `epoch` points into the map, and is aligned.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(epoch, 1) };
+        unsafe { atomic::increment(epoch) };
     }
 }

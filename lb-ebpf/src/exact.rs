@@ -7,20 +7,18 @@
 //!
 //! An entry holds for the epoch that it was made in as well, see [`crate::epoch`].
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg};
-
 use lb_common::{
     limits::{EXACT_SETS, EXACT_WAYS, MAX_BACKENDS},
     record::Record,
-    settings::slot,
 };
 
 use crate::{
+    atomic,
     cache::FlowHash,
     epoch::Stamp,
     ip::Ip,
     link::{Mac, Tags},
-    maps::{EXACT, RECORDS, SETTINGS, SLOTS},
+    maps::{EXACT, RECORDS, SLOTS},
     parse::Parsed,
     pipeline::Node,
     rewrite::Outgoing,
@@ -181,35 +179,32 @@ fn take(entry: *mut Entry, stamp: Stamp) -> bool {
     // SAFETY: `entry` points into the map, and its words are aligned.
     unsafe {
         let before = (&raw const (*entry)[0]).read_volatile();
-        before != stamp.word() && before != TAKEN && swap(&raw mut (*entry)[0], before, TAKEN)
+        before != stamp.word()
+            && before != TAKEN
+            && atomic::swap(&raw mut (*entry)[0], before, TAKEN)
     }
 }
 
-/// Forgets both directions of the flow that a record is of: its client has come to another link.
+/// Forgets both directions of the flow of a record, which lies in `slot` and stands for `snat_port`:
+/// its client has come to another link.
 ///
 /// A global function of the program, as `select::by_hash` is, for the verifier's sake; what it
 /// returns says nothing.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn forget_flow(index: u32) -> u32 {
-    let (Some(settings), Some(record)) = (SETTINGS.get(0), RECORDS.get_ptr_mut(index)) else {
-        return 0;
-    };
-    let slot = slot(index, settings.slot_reciprocal);
-    let Some(endpoint) = SLOTS.get(slot) else {
+pub(crate) extern "C" fn forget_flow(seed: u64, index: u32, slot: u32, snat_port: u16) -> u32 {
+    let (Some(record), Some(endpoint)) = (RECORDS.get_ptr_mut(index), SLOTS.get(slot)) else {
         return 0;
     };
     // SAFETY: `record` points into the map; its fields are plain values.
     let record: &Record = unsafe { &*record };
-    let offset = index.wrapping_sub(slot * u32::from(settings.snat_port_count));
-    let snat_port = settings.snat_port_first.wrapping_add(offset as u16);
     forget(
-        settings.seed,
+        seed,
         (Ip::of(&record.client), record.client_port),
         (Ip::of(&record.vip), record.vip_port),
     );
     forget(
-        settings.seed,
+        seed,
         (Ip::of(&endpoint.backend), endpoint.port),
         (Ip::of(&endpoint.snat), snat_port),
     );
@@ -233,23 +228,9 @@ fn forget(seed: u64, from: (Ip, u16), to: (Ip, u16)) {
                 && word(1) == pair(from.0, to.0)
                 && word(3) as u32 == ports(from.1, to.1)
             {
-                swap(&raw mut (*entry)[0], stamp, 0);
+                atomic::swap(&raw mut (*entry)[0], stamp, 0);
             }
         }
-    }
-}
-
-/// Sets a stamp to `new` if it is still `old`; returns whether it was.
-///
-/// # Safety
-///
-/// `stamp` points into the map, and is aligned.
-#[inline(always)]
-unsafe fn swap(stamp: *mut u64, old: u64, new: u64) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe {
-        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(stamp, old, new)
-            .1
     }
 }
 

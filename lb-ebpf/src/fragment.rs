@@ -1,8 +1,6 @@
 //! Pieces of fragmented datagrams. Only the first has ports: what becomes of it is written down,
 //! and the others follow it.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
-
 use aya_ebpf::programs::XdpContext;
 use lb_common::{
     checksum::Delta,
@@ -14,7 +12,7 @@ use lb_common::{
 use network_types::ip::Ipv4Hdr;
 
 use crate::{
-    flow,
+    atomic, flow,
     maps::{FRAGMENTS, IDENTIFICATION},
     packet,
     parse::Parsed,
@@ -169,7 +167,7 @@ fn next_identification(v6: bool) -> u32 {
         return 0;
     };
     // SAFETY: `counter` points into the map, is aligned, and only ever changed here.
-    let next = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, 1) };
+    let next = unsafe { atomic::increment(counter) };
     if v6 {
         next as u32
     } else {

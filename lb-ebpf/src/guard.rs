@@ -1,7 +1,5 @@
 //! Who may begin a flow: the service's lists of clients, then the limits of its rate.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg};
-
 use lb_common::{
     guard::take_token,
     limits::{MAX_SERVICES, SOURCE_BUCKETS},
@@ -10,6 +8,7 @@ use lb_common::{
 };
 
 use crate::{
+    atomic,
     ip::Ip,
     maps::{BUCKETS, RANGES},
     parse::Parsed,
@@ -113,12 +112,7 @@ extern "C" fn take(bucket: u32, now_ns: u64, rate: u32) -> u32 {
             return 0;
         };
         // SAFETY: as above; the word is aligned.
-        let (_, swapped) = unsafe {
-            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-                bucket, before, after,
-            )
-        };
-        if swapped {
+        if unsafe { atomic::swap(bucket, before, after) } {
             return 1;
         }
     }

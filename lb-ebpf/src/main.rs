@@ -4,13 +4,12 @@
 //! Everything that the daemon shares with the program stands in `lb-common`.
 #![no_std]
 #![no_main]
-// The BPF target has no compare-and-swap in `core::sync::atomic`; the intrinsic compiles to the
-// kernel's BPF_CMPXCHG.
 #![feature(core_intrinsics)]
-#![expect(internal_features, reason = "compare-and-swap, see above")]
+#![expect(internal_features, reason = "compare-and-swap, see `atomic`")]
 
 mod affinity;
 mod answer;
+mod atomic;
 mod cache;
 mod epoch;
 mod exact;

@@ -1,8 +1,6 @@
 //! Records: SNAT ports claimed, kept and freed by compare-and-swap. The states and who may change
 //! them are described in `lb_common::record`.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg};
-
 use lb_common::{
     affinity::is_touch_due,
     hash,
@@ -12,7 +10,7 @@ use lb_common::{
 };
 
 use crate::{
-    affinity, exact,
+    affinity, atomic, exact,
     ip::Ip,
     link::{Mac, Tags, mac, store_mac},
     maps::{RECORDS, SETTINGS},
@@ -243,7 +241,12 @@ pub(crate) fn touch(node: &Node, parsed: &Parsed, place: &Place) {
         store_mac(parsed.source_mac, &mut record.client_mac);
         record.vlan = parsed.tags.plain();
         record.interface = node.interface;
-        exact::forget_flow(place.index);
+        exact::forget_flow(
+            node.settings.seed,
+            place.index,
+            place.slot,
+            node.snat_port(place),
+        );
     }
     mark(node, place);
 }
@@ -301,12 +304,5 @@ pub(crate) fn client_link(record: *mut Record) -> ClientLink {
 #[inline(always)]
 fn swap(record: *mut Record, old: u64, new: u64) -> bool {
     // SAFETY: `record` points into the map, and the claim is its first, aligned word.
-    unsafe {
-        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-            &raw mut (*record).claim,
-            old,
-            new,
-        )
-        .1
-    }
+    unsafe { atomic::swap(&raw mut (*record).claim, old, new) }
 }
