@@ -1,4 +1,4 @@
-//! Affinity: which backend a client belongs to.
+//! Affinity: which backend a client belongs to. It is remembered once the backend has answered.
 
 use crate::layout::assert_layout;
 
@@ -22,11 +22,8 @@ pub struct Affinity {
     pub last_seen: u32,
     /// Number of the backend.
     pub backend: u16,
-    /// 1 once a backend has answered the client. An entry without an answer is the first to go
-    /// when the table fills: it may be nobody's.
-    pub confirmed: u8,
     /// Zero.
-    pub _reserved: u8,
+    pub _reserved: u16,
 }
 
 assert_layout!(Affinity, size = 8, align = 4);

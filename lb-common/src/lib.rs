@@ -38,4 +38,4 @@ pub mod verdict;
 
 /// Changes whenever a map's key, value or meaning does; kept in `settings` and compared before a
 /// pinned map is adopted.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;

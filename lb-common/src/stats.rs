@@ -21,7 +21,7 @@ pub struct Counters {
     pub flows_new: u64,
     /// Flows that came here because their backend could not serve them any more.
     pub flows_moved: u64,
-    /// Flows begun without an affinity entry because the table was full.
+    /// Clients that were answered and not remembered because the affinity table was full.
     pub affinity_full: u64,
     /// Packets dropped, whatever the reason.
     pub dropped: u64,

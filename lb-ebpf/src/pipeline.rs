@@ -503,7 +503,7 @@ fn find_or_begin(node: &Node, scratch: &mut Scratch) -> Result<(Place, Direction
     }
     let chosen = match affinity::find(node, parsed, service).map_err(refused)? {
         Some(remembered) => remembered,
-        None => select::select(node, parsed, service).map_err(refused)?,
+        None => select::select(parsed, service).map_err(refused)?,
     };
     let place = flow::create(node, parsed, service, &chosen, &known).map_err(refused)?;
     Ok((place, Direction::In))

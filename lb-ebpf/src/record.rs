@@ -258,7 +258,7 @@ pub(crate) fn touch_reply(node: &Node, place: &Place) {
     let record = unsafe { &mut *place.record };
     if record.replied == 0 {
         record.replied = 1;
-        affinity::confirm(node, place.index);
+        affinity::answered(node, place.index);
     }
     mark(node, place);
 }

@@ -2,7 +2,6 @@
 
 use lb_common::{
     addr::masked,
-    affinity::{Affinity, AffinityKey},
     backend::Backend,
     hash,
     limits::{MAGLEV_SLOTS, MAX_POOL_MEMBERS},
@@ -12,10 +11,8 @@ use lb_common::{
 };
 
 use crate::{
-    maps::{AFFINITY, BACKENDS, MAGLEV, POOLS},
+    maps::{BACKENDS, MAGLEV, POOLS},
     parse::Parsed,
-    pipeline::Node,
-    stats,
 };
 
 /// A chosen backend.
@@ -27,44 +24,21 @@ pub(crate) struct Chosen {
     pub(crate) backend: &'static Backend,
 }
 
-/// Chooses a backend, and remembers the choice where the service has affinity.
-///
-/// What is remembered is the pool's choice. Where only this service's own check finds that
-/// backend down, this service's traffic takes a detour and the memory stays: two services of a
-/// group never change each other's choice.
+/// Chooses a backend. Where only this service's own check finds the pool's choice down, this
+/// service's traffic takes a detour.
 ///
 /// # Errors
 ///
 /// [`DropReason::NoEligibleBackend`].
 #[inline(always)]
-pub(crate) fn select(
-    node: &Node,
-    parsed: &Parsed,
-    service: &Service,
-) -> Result<Chosen, DropReason> {
+pub(crate) fn select(parsed: &Parsed, service: &Service) -> Result<Chosen, DropReason> {
     let client = client(&parsed.source.bytes(), parsed.v6, service);
-    let remembers = service.flags & Service::AFFINITY != 0;
-    let hash = if remembers {
+    let hash = if service.flags & Service::AFFINITY != 0 {
         hash::source(&client)
     } else {
         hash::source_and_port(&client, parsed.source_port)
     };
     let chosen = chosen(by_hash(service.pool, service.id, hash, 0))?;
-    if remembers {
-        let key = AffinityKey {
-            client,
-            group: service.group,
-        };
-        let entry = Affinity {
-            last_seen: node.now,
-            backend: chosen.id,
-            confirmed: 0,
-            _reserved: 0,
-        };
-        if AFFINITY.insert(&key, &entry, 0).is_err() {
-            stats::affinity_full(service.id);
-        }
-    }
     if chosen.backend.serves_service(service.id as u8) {
         return Ok(chosen);
     }
@@ -79,6 +53,17 @@ pub(crate) fn select(
 #[inline(always)]
 pub(crate) fn detour(service: &Service, client: &[u8; 16]) -> Result<Chosen, DropReason> {
     chosen(by_hash(service.pool, service.id, hash::source(client), 1))
+}
+
+/// Returns the backend that a client belongs to after `answering` has answered it for this service:
+/// that one, or the pool's choice if `answering` is but the detour around it. Two services of a
+/// group never change each other's choice.
+#[inline(always)]
+pub(crate) fn of_group(service: &Service, client: &[u8; 16], answering: u16) -> u16 {
+    match chosen(by_hash(service.pool, service.id, hash::source(client), 0)) {
+        Ok(chosen) if !chosen.backend.serves_service(service.id as u8) => chosen.id,
+        _ => answering,
+    }
 }
 
 /// Returns the client's address, cut to the prefix that the service tells clients apart by.

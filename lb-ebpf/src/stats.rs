@@ -81,7 +81,7 @@ pub(crate) fn flow_moved(service: u8, backend: u16) {
     update(backend_index(u32::from(backend)), |c| c.flows_moved += 1);
 }
 
-/// Counts a flow that begins without an affinity entry.
+/// Counts a client that was answered and is not remembered.
 #[inline(always)]
 pub(crate) fn affinity_full(service: u16) {
     update(service_index(u32::from(service)), |c| c.affinity_full += 1);

@@ -297,7 +297,7 @@ pub struct Traffic {
     pub flows_new: u64,
     /// Flows that came here because their backend could not serve them any more.
     pub flows_moved: u64,
-    /// Flows begun without being remembered because the affinity table was full.
+    /// Clients that were answered and not remembered because the affinity table was full.
     pub affinity_full: u64,
     /// Packets dropped, whatever the reason.
     pub dropped: u64,

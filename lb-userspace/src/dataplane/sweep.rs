@@ -69,7 +69,6 @@ pub struct Sweeper {
     affinity: HashMap<MapData, AffinityKey, Affinity>,
     /// The same map, for walks.
     affinity_data: MapData,
-    max_affinity: u32,
     slots: Array<MapData, EndpointKey>,
     settings: Array<MapData, Settings>,
     snat_port_first: u16,
@@ -120,7 +119,6 @@ impl Sweeper {
             affinity: pinned_hash(&pin(map_names::AFFINITY))?,
             affinity_data: MapData::from_pin(pin(map_names::AFFINITY))
                 .map_err(|e| failed("open the pinned map affinity", e))?,
-            max_affinity: options.max_affinity,
             slots: pinned_array(&pin(map_names::SLOTS))?,
             settings: pinned_array(&pin(map_names::SETTINGS))?,
             snat_port_first: options.snat_port_first,
@@ -397,8 +395,6 @@ impl Sweeper {
     /// Walks the affinity table: forgets who has expired, counts the others.
     fn sweep_affinity(&mut self, settings: &SweepSettings) -> Result<(), DataplaneError> {
         let now = clock::seconds();
-        let pressure = Pressure::of(self.affinity_entries, self.max_affinity);
-        let unconfirmed_s = pressure.unreplied_timeout_s(u32::MAX);
         let mut expired = Vec::new();
         let mut by_backend = BTreeMap::new();
         let mut entries = 0;
@@ -408,10 +404,7 @@ impl Sweeper {
                 .get(&key.group)
                 .copied()
                 .unwrap_or(0);
-            let mut lifetime = lifetime_s(timeout, settings.flow_timeout_s);
-            if value.confirmed == 0 {
-                lifetime = lifetime.min(unconfirmed_s);
-            }
+            let lifetime = lifetime_s(timeout, settings.flow_timeout_s);
             let in_use = settings.backends.contains(&value.backend);
             if !in_use || now.saturating_sub(value.last_seen) > lifetime {
                 expired.push(key);

@@ -51,7 +51,7 @@ fn a_client_s_later_flows_go_where_its_first_went() {
 fn services_of_a_group_share_the_memory() {
     Site::with(|site| {
         site.only(GATEWAY1);
-        site.forward(&from_client(CLIENT, VIP));
+        site.serve(&from_client(CLIENT, VIP));
         site.only(GATEWAY2);
 
         assert_eq!(site.gateway_of(&from_client(CLIENT, VIP_OTHER)), GATEWAY1);
@@ -65,7 +65,7 @@ fn services_of_two_groups_have_memories_of_their_own() {
     Site::with(|site| {
         site.service(SERVICE_OTHER, |service| service.group = 99);
         site.only(GATEWAY1);
-        site.forward(&from_client(CLIENT, VIP));
+        site.serve(&from_client(CLIENT, VIP));
         site.only(GATEWAY2);
 
         assert_eq!(site.gateway_of(&from_client(CLIENT, VIP_OTHER)), GATEWAY2);
@@ -79,7 +79,7 @@ fn a_client_is_chosen_anew_when_its_time_has_run_out() {
     Site::with(|site| {
         let packet = from_client(CLIENT, VIP);
         site.only(GATEWAY1);
-        site.forward(&packet);
+        site.serve(&packet);
         site.only(GATEWAY2);
 
         let lifetime = lifetime_s(AFFINITY_TIMEOUT_S, FLOW_TIMEOUT_S);
@@ -100,7 +100,7 @@ fn each_service_of_a_group_has_a_timeout_of_its_own() {
     Site::with(|site| {
         site.service(SERVICE_OTHER, |service| service.affinity_timeout_s = 25);
         site.only(GATEWAY1);
-        site.forward(&from_client(CLIENT, VIP));
+        site.serve(&from_client(CLIENT, VIP));
         site.only(GATEWAY2);
 
         let between = lifetime_s(25, FLOW_TIMEOUT_S) + 1;
@@ -120,7 +120,7 @@ fn no_client_is_forgotten_before_its_flow_is() {
     Site::with(|site| {
         site.service(SERVICE, |service| service.affinity_timeout_s = 1);
         site.only(GATEWAY1);
-        site.forward(&from_client(CLIENT, VIP));
+        site.serve(&from_client(CLIENT, VIP));
         site.only(GATEWAY2);
 
         site.age(FLOW_TIMEOUT_S + TOUCH_S - 2);
@@ -138,7 +138,7 @@ fn packets_of_a_flow_keep_its_client_remembered() {
             (CLIENT6, CLIENT6_IP, VIP6, GROUP6),
         ] {
             let packet = from_client(client, vip);
-            site.forward(&packet);
+            site.serve(&packet);
             let before = site.pins.affinity(ip, group).expect("a memory").last_seen;
             site.age(TOUCH_S);
 
@@ -185,6 +185,12 @@ fn a_flow_marks_its_client_once_in_sixteen_seconds() {
         }
         let mut marks = 0;
         for seconds in 1..=TOUCH_S + 2 {
+            // The clock stands still, so the marks that would have come meanwhile do not.
+            let entry = Affinity {
+                last_seen: site.pins.record(record).last_seen,
+                ..site.pins.affinity(CLIENT_IP, GROUP).expect("a memory")
+            };
+            site.pins.set_affinity(CLIENT_IP, GROUP, entry);
             site.age(seconds);
             let flow_before = site.pins.record(record).last_seen;
             let before = site.pins.affinity(CLIENT_IP, GROUP).expect("a memory");
@@ -209,32 +215,76 @@ fn a_flow_marks_its_client_once_in_sixteen_seconds() {
 }
 
 #[test]
-fn the_first_answer_confirms_the_client() {
+fn a_client_is_remembered_when_it_has_been_answered() {
     Site::with(|site| {
-        for (client, ip, vip, group) in [
-            (CLIENT, CLIENT_IP, VIP, GROUP),
-            (CLIENT6, CLIENT6_IP, VIP6, GROUP6),
+        for (client, ip, vip, group, gateways) in [
+            (CLIENT, CLIENT_IP, VIP, GROUP, [GATEWAY1, GATEWAY2]),
+            (
+                CLIENT6,
+                CLIENT6_IP,
+                VIP6,
+                GROUP6,
+                [GATEWAY1_V6, GATEWAY2_V6],
+            ),
         ] {
             let packet = from_client(client, vip);
+            site.only(gateways[0]);
             let forwarded = site.forward(&packet);
             site.forward(&packet);
-            let before = site.pins.affinity(ip, group).expect("a memory");
-            assert_eq!(before.confirmed, 0);
-            site.age(1);
+            assert_eq!(remembered(site, ip, group), None);
+            site.only(gateways[1]);
 
             site.answer(&forwarded);
 
-            let after = site.pins.affinity(ip, group).expect("a memory");
-            assert_eq!((after.confirmed, after.backend), (1, before.backend));
-            assert!(after.last_seen >= before.last_seen);
+            assert_eq!(remembered(site, ip, group), Some(gateways[0].number));
+            let other_flow = packet.clone().port(1);
+            assert_eq!(site.gateway_of(&other_flow), gateways[0]);
         }
+    });
+}
+
+#[test]
+fn a_flow_that_nobody_has_answered_brings_no_expired_memory_back() {
+    Site::with(|site| {
+        let packet = from_client(CLIENT, VIP);
+        site.only(GATEWAY1);
+        site.serve(&packet);
+        site.only(GATEWAY2);
+        site.age(lifetime_s(AFFINITY_TIMEOUT_S, FLOW_TIMEOUT_S) + 1);
+        let other_flow = packet.clone().port(1);
+        let forwarded = site.forward(&other_flow);
+
+        // It marks its client, if that belongs to somebody.
+        site.age(TOUCH_S);
+        site.forward(&other_flow);
+        site.answer(&forwarded);
+
+        assert_eq!(remembered(site, CLIENT_IP, GROUP), Some(GATEWAY2.number));
+    });
+}
+
+#[test]
+fn the_first_backend_that_answers_has_the_client() {
+    Site::with(|site| {
+        let packet = from_client(CLIENT, VIP);
+        site.only(GATEWAY1);
+        let first = site.forward(&packet);
+        site.only(GATEWAY2);
+        let second = site.forward(&packet.clone().port(1));
+
+        site.answer(&second);
+        site.answer(&first);
+
+        assert_eq!(remembered(site, CLIENT_IP, GROUP), Some(GATEWAY2.number));
+        assert_eq!(site.gateway_of(&packet), GATEWAY1, "a flow stays");
+        assert_eq!(site.gateway_of(&packet.port(2)), GATEWAY2);
     });
 }
 
 #[test]
 fn an_answer_brings_no_forgotten_client_back() {
     Site::with(|site| {
-        let forwarded = site.forward(&from_client(CLIENT, VIP));
+        let forwarded = site.serve(&from_client(CLIENT, VIP));
         site.service(SERVICE, |service| service.flags = 0);
         let entry = site.pins.affinity(CLIENT_IP, GROUP).expect("a memory");
         site.age(15);
@@ -272,7 +322,7 @@ fn a_prefix_makes_one_client_of_a_network() {
             ),
         ] {
             site.only(gateways[0]);
-            site.forward(&from_client(first, vip));
+            site.serve(&from_client(first, vip));
             site.only(gateways[1]);
 
             assert_eq!(remembered(site, network, group), Some(gateways[0].number));
@@ -316,7 +366,7 @@ fn a_client_of_a_backend_that_serves_nobody_is_chosen_anew_for_good() {
             let client = format!("192.0.2.{host}");
             let packet = from_client(&format!("{client}:20010"), VIP);
             site.only(GATEWAY1);
-            site.forward(&packet);
+            site.serve(&packet);
             let original = backend(site, GATEWAY1);
             site.backend(GATEWAY1, change);
 
@@ -340,7 +390,7 @@ fn backend(site: &Site, gateway: Gateway) -> lb_common::backend::Backend {
 fn a_memory_of_another_pool_s_backend_does_not_count() {
     Site::with(|site| {
         site.only(GATEWAY1);
-        site.forward(&from_client(CLIENT, VIP));
+        site.serve(&from_client(CLIENT, VIP));
         let entry = site.pins.affinity(CLIENT_IP, GROUP).expect("a memory");
         site.pins.set_affinity(
             CLIENT_IP,
@@ -383,7 +433,7 @@ fn the_daemon_reads_what_the_program_remembers() {
     use lb_userspace::dataplane::Dataplane as _;
     Site::with(|site| {
         site.only(GATEWAY2);
-        site.forward(&from_client(CLIENT, VIP));
+        site.serve(&from_client(CLIENT, VIP));
         site.age(15);
 
         let found = site

@@ -22,7 +22,7 @@ use crate::harness::{
     packet::Packet,
     pins,
     plan::{CLIENT, CLIENT6, GATEWAY1, GATEWAY2, GROUP, POOL, SERVICE, SNAT, VIP, VIP_OTHER, VIP6},
-    site::{Site, answer, from_client, ip},
+    site::{Site, from_client, ip},
 };
 
 /// Enough for a second look: nothing comes right by itself here.
@@ -73,8 +73,7 @@ fn planted(plant: impl FnOnce(&mut Site) + Send, faults: &[(&str, &str, &str)]) 
     Site::with(|site| {
         site.only(GATEWAY1);
         for packet in packets() {
-            let forwarded = site.forward(&packet);
-            site.forward(&answer(&forwarded));
+            site.serve(&packet);
         }
         let wrote = site.kernel.image().expect("an image");
         assert_eq!(found(site, &wrote, 2), BTreeMap::new(), "before the damage");
@@ -121,11 +120,10 @@ fn a_site_with_traffic_is_in_order_and_counted() {
         |options| options.interfaces = vec!["lo".to_owned()],
         |site| {
             for host in 1..=20 {
-                let forwarded = site.forward(&from_client(&format!("192.0.2.{host}:1"), VIP));
-                site.forward(&answer(&forwarded));
+                site.serve(&from_client(&format!("192.0.2.{host}:1"), VIP));
                 site.forward(&from_client(&format!("192.0.2.{host}:2"), VIP_OTHER));
             }
-            site.forward(&from_client(CLIENT6, VIP6));
+            site.serve(&from_client(CLIENT6, VIP6));
             let wrote = site.kernel.image().expect("an image");
 
             let audit = audited(site, &wrote, 41);

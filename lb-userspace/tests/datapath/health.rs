@@ -130,7 +130,7 @@ fn a_backend_that_drains_keeps_its_clients_and_takes_no_new_ones() {
     Site::with(|site| {
         site.only(GATEWAY1);
         let packet = from_client(CLIENT, VIP);
-        let before = site.forward(&packet);
+        let before = site.serve(&packet);
 
         site.backend(GATEWAY1, |backend| backend.admin = DRAIN);
 
@@ -179,8 +179,8 @@ fn a_backend_that_only_one_service_finds_down_is_gone_round_by_that_service() {
         site.only(GATEWAY1);
         let packet = from_client(CLIENT, VIP);
         let other_service = from_client(CLIENT, VIP_OTHER);
-        site.forward(&packet);
-        site.forward(&other_service);
+        site.serve(&packet);
+        site.serve(&other_service);
         let remembered = |site: &Site| site.pins.affinity(CLIENT_IP, GROUP).map(|e| e.backend);
 
         site.backend(GATEWAY1, |backend| own_check(backend, SERVICE, true));
@@ -215,7 +215,7 @@ fn a_service_without_any_backend_of_its_own_leaves_the_memory_alone() {
     // The client belongs to a backend that drains: chosen anew, it would come to the other one.
     Site::with(|site| {
         site.only(GATEWAY1);
-        site.forward(&from_client(CLIENT, VIP_OTHER));
+        site.serve(&from_client(CLIENT, VIP_OTHER));
         site.backend(GATEWAY1, |backend| backend.admin = DRAIN);
         site.only(GATEWAY2);
         for gateway in [GATEWAY1, GATEWAY2] {

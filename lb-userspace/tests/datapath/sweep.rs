@@ -194,13 +194,13 @@ fn flows_and_clients_are_reported_by_service_and_backend() {
     Site::with(|site| {
         site.only(GATEWAY1);
         for host in 1..=3 {
-            site.forward(&from_client(&format!("192.0.2.{host}:1"), VIP));
+            site.serve(&from_client(&format!("192.0.2.{host}:1"), VIP));
         }
         site.only(GATEWAY2);
-        site.forward(&from_client("192.0.2.3:1", VIP_OTHER));
-        site.forward(&from_client("192.0.2.4:1", VIP_OTHER));
+        site.serve(&from_client("192.0.2.3:1", VIP_OTHER));
+        site.serve(&from_client("192.0.2.4:1", VIP_OTHER));
         site.only(GATEWAY1_V6);
-        site.forward(&from_client(CLIENT6, VIP6));
+        site.serve(&from_client(CLIENT6, VIP6));
 
         let report = site.sweep_clients();
 
@@ -229,8 +229,8 @@ fn flows_and_clients_are_reported_by_service_and_backend() {
 #[test]
 fn clients_are_forgotten_when_their_time_has_run_out() {
     Site::with(|site| {
-        site.forward(&from_client(CLIENT, VIP));
-        site.forward(&from_client(CLIENT6, VIP6));
+        site.serve(&from_client(CLIENT, VIP));
+        site.serve(&from_client(CLIENT6, VIP6));
         site.pins
             .age(lifetime_s(AFFINITY_TIMEOUT_S, FLOW_TIMEOUT_S) - 5);
         assert_eq!(site.sweep_clients().affinity_entries, 2);
@@ -248,9 +248,9 @@ fn clients_are_forgotten_when_their_time_has_run_out() {
 fn clients_of_a_backend_that_is_not_in_use_are_forgotten() {
     Site::with(|site| {
         site.only(GATEWAY1);
-        site.forward(&from_client(CLIENT, VIP));
+        site.serve(&from_client(CLIENT, VIP));
         site.only(GATEWAY2);
-        site.forward(&from_client("192.0.2.11:1", VIP));
+        site.serve(&from_client("192.0.2.11:1", VIP));
         let settings = SweepSettings {
             backends: [GATEWAY2.number].into(),
             ..sweep_settings()
@@ -267,7 +267,7 @@ fn clients_of_a_backend_that_is_not_in_use_are_forgotten() {
 #[test]
 fn a_client_of_a_group_that_is_not_configured_lives_as_long_as_its_flow() {
     Site::with(|site| {
-        site.forward(&from_client(CLIENT, VIP));
+        site.serve(&from_client(CLIENT, VIP));
         let settings = SweepSettings {
             affinity_timeouts_s: BTreeMap::new(),
             ..sweep_settings()

@@ -279,15 +279,31 @@ impl Model {
         whole.then_some(flow)
     }
 
-    /// Returns the entry of a record's client, if its service remembers clients.
-    fn remembered(&mut self, record: u32) -> Option<&mut Affinity> {
-        let record = self.records[record as usize];
-        let service = self.service(&record.vip, record.vip_port)?;
-        if service.flags & Service::AFFINITY == 0 {
+    /// Returns the backend that a client's entry names, if it may still serve the client, and marks the
+    /// client as seen.
+    fn belongs_to(&mut self, key: (Address, u32), service: &Service, now: u32) -> Option<u16> {
+        let timeout = service.affinity_timeout_s;
+        let lifetime = timeout.max(self.settings.flow_timeout_s) + TOUCH_S;
+        let entry = self.affinity.get(&key).copied()?;
+        if now.saturating_sub(entry.last_seen) > lifetime {
+            self.saw("affinity expired");
             return None;
         }
-        let client = cut(&record.client, &service);
-        self.affinity.get_mut(&(client, service.group))
+        let backend = self.backend(entry.backend);
+        if !backend.is_some_and(|b| serves(&b) && b.pool == service.pool) {
+            self.saw("affinity to nobody");
+            return None;
+        }
+        self.affinity
+            .entry(key)
+            .and_modify(|entry| entry.last_seen = now);
+        Some(entry.backend)
+    }
+
+    /// Returns the service of a record, if that remembers clients.
+    fn remembering(&self, record: &Record) -> Option<Service> {
+        self.service(&record.vip, record.vip_port)
+            .filter(|service| service.flags & Service::AFFINITY != 0)
     }
 
     /// Notes a packet in either direction.
@@ -295,11 +311,14 @@ impl Model {
         let record = &mut self.records[index as usize];
         let before = record.last_seen;
         record.last_seen = now;
+        let record = *record;
         if before / TOUCH_S != now / TOUCH_S
-            && let Some(entry) = self.remembered(index)
+            && let Some(service) = self.remembering(&record)
         {
-            entry.last_seen = now;
-            self.saw("a flow marks its client");
+            let key = (cut(&record.client, &service), service.group);
+            if self.belongs_to(key, &service, now).is_some() {
+                self.saw("a flow marks its client");
+            }
         }
     }
 
@@ -557,17 +576,50 @@ impl Run<'_> {
 
     /// Notes a packet of the backend.
     fn replied(&mut self, index: u32) {
-        self.model.touch(index, self.now);
         let record = &mut self.model.records[index as usize];
-        if record.replied == 1 {
+        if record.replied == 0 {
+            record.replied = 1;
+            self.answered(index);
+        }
+        self.model.touch(index, self.now);
+    }
+
+    /// Remembers the backend that has answered a client, if that belongs to none.
+    fn answered(&mut self, index: u32) {
+        let record = self.model.records[index as usize];
+        let Some(service) = self.model.remembering(&record) else {
+            return;
+        };
+        let client = cut(&record.client, &service);
+        let key = (client, service.group);
+        if self.model.belongs_to(key, &service, self.now).is_some() {
             return;
         }
-        record.replied = 1;
-        let now = self.now;
-        if let Some(entry) = self.model.remembered(index) {
-            entry.confirmed = 1;
-            entry.last_seen = now;
+        let of_pool = self.by_hash(&service, hash(&client, None), false);
+        let is_avoided = |id: &u16| {
+            let backend = self.model.backend(*id);
+            !backend.is_some_and(|b| serves_service(&b, service.id))
+        };
+        let backend = match of_pool {
+            Ok(id) if is_avoided(&id) => {
+                self.model.saw("who answered is but a detour");
+                id
+            }
+            _ => claim(&record).backend,
+        };
+        let full = self.model.affinity.len() + self.model.filled[2] >= self.model.max_affinity;
+        if full && !self.model.affinity.contains_key(&key) {
+            self.model.saw("affinity table full");
+            self.model
+                .count(u32::from(service.id), |c| c.affinity_full += 1);
+            return;
         }
+        let entry = Affinity {
+            last_seen: self.now,
+            backend,
+            _reserved: 0,
+        };
+        self.model.affinity.insert(key, entry);
     }
 
     /// The way to the client of a record.
@@ -768,58 +820,25 @@ impl Run<'_> {
             return Ok(None);
         }
         let client = cut(&ip.source, service);
-        let lifetime = service
-            .affinity_timeout_s
-            .max(self.model.settings.flow_timeout_s)
-            + TOUCH_S;
-        let (now, key) = (self.now, (client, service.group));
-        let Some(entry) = self.model.affinity.get(&key).copied() else {
+        let key = (client, service.group);
+        let Some(id) = self.model.belongs_to(key, service, self.now) else {
             return Ok(None);
         };
-        if now.saturating_sub(entry.last_seen) > lifetime {
-            self.model.saw("affinity expired");
-            return Ok(None);
-        }
-        let backend = self.model.backend(entry.backend);
-        let Some(backend) = backend.filter(|b| serves(b) && b.pool == service.pool) else {
-            self.model.saw("affinity to nobody");
-            return Ok(None);
-        };
-        self.model
-            .affinity
-            .entry(key)
-            .and_modify(|e| e.last_seen = now);
-        if serves_service(&backend, service.id) {
+        let backend = self.model.backend(id);
+        if backend.is_some_and(|b| serves_service(&b, service.id)) {
             self.model.saw("affinity kept");
-            return Ok(Some(entry.backend));
+            return Ok(Some(id));
         }
         self.model.saw("detour");
         self.by_hash(service, hash(&client, None), true).map(Some)
     }
 
-    /// Chooses a backend by the client's hash, and remembers it.
+    /// Chooses a backend by the client's hash.
     fn choose(&mut self, ip: &Ip, port: u16, service: &Service) -> Stop<u16> {
         let client = cut(&ip.source, service);
-        let remembers = service.flags & Service::AFFINITY != 0;
-        let hash = hash(&client, (!remembers).then_some(port));
+        let has_affinity = service.flags & Service::AFFINITY != 0;
+        let hash = hash(&client, (!has_affinity).then_some(port));
         let chosen = self.by_hash(service, hash, false)?;
-        if remembers {
-            let key = (client, service.group);
-            let entry = Affinity {
-                last_seen: self.now,
-                backend: chosen,
-                confirmed: 0,
-                _reserved: 0,
-            };
-            let full = self.model.affinity.len() + self.model.filled[2] >= self.model.max_affinity;
-            if full && !self.model.affinity.contains_key(&key) {
-                self.model.saw("affinity table full");
-                self.model
-                    .count(u32::from(service.id), |c| c.affinity_full += 1);
-            } else {
-                self.model.affinity.insert(key, entry);
-            }
-        }
         let backend = self.model.backend(chosen);
         if backend.is_some_and(|b| serves_service(&b, service.id)) {
             return Ok(chosen);

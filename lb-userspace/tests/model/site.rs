@@ -358,7 +358,7 @@ impl Site {
     fn compare_tables(&self, differences: &mut String) {
         let (model, maps) = (&self.model, &self.maps);
         tell(differences, "flows", &model.flows, &maps.all_flows());
-        let affinity: BTreeMap<(Address, u32), [u32; 3]> = model
+        let affinity: BTreeMap<(Address, u32), [u32; 2]> = model
             .affinity
             .iter()
             .map(|(key, entry)| (*key, affinity_words(entry)))
@@ -517,7 +517,7 @@ impl Maps {
             .collect()
     }
 
-    fn all_affinity(&self) -> BTreeMap<(Address, u32), [u32; 3]> {
+    fn all_affinity(&self) -> BTreeMap<(Address, u32), [u32; 2]> {
         let entries = self.affinity.iter().map(|entry| entry.expect("a client"));
         entries
             .filter(|(key, _)| !is_filler(&key.client))
@@ -607,7 +607,6 @@ impl Maps {
             let entry = Affinity {
                 last_seen: 0,
                 backend: 0,
-                confirmed: 0,
                 _reserved: 0,
             };
             match (table, full) {
@@ -694,12 +693,8 @@ fn flow_value(flow: &Flow) -> FlowValue {
     }
 }
 
-fn affinity_words(entry: &Affinity) -> [u32; 3] {
-    [
-        entry.last_seen,
-        u32::from(entry.backend),
-        u32::from(entry.confirmed),
-    ]
+fn affinity_words(entry: &Affinity) -> [u32; 2] {
+    [entry.last_seen, u32::from(entry.backend)]
 }
 
 fn clear<K: aya::Pod, V: aya::Pod>(map: &mut HashMap<MapData, K, V>) {

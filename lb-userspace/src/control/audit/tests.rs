@@ -354,7 +354,6 @@ fn a_client_belongs_to_a_backend_in_use() {
     let held = |backend| Affinity {
         last_seen: 0,
         backend,
-        confirmed: 1,
         _reserved: 0,
     };
 

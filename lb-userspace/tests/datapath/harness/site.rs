@@ -366,10 +366,16 @@ impl Site {
         Packet::decode(&out)
     }
 
-    /// Runs the program on a client's packet that it must forward; returns the gateway that it
-    /// went to.
-    pub(crate) fn gateway_of(&mut self, packet: &Packet) -> Gateway {
+    /// The same with the answer of the gateway, to which the client belongs then.
+    pub(crate) fn serve(&mut self, packet: &Packet) -> Packet {
         let forwarded = self.forward(packet);
+        self.answer(&forwarded);
+        forwarded
+    }
+
+    /// Serves a client's packet, and returns the gateway that it went to.
+    pub(crate) fn gateway_of(&mut self, packet: &Packet) -> Gateway {
+        let forwarded = self.serve(packet);
         GATEWAYS
             .into_iter()
             .find(|gateway| ip(gateway.address) == bytes(forwarded.destination.ip()))
