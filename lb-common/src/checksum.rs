@@ -78,22 +78,75 @@ impl Delta {
         Self(self.0 + !old as u64 + new as u64)
     }
 
+    /// Returns the same difference in 16 bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn folded(self) -> FoldedDelta {
+        FoldedDelta(fold(self.0))
+    }
+
     /// Returns `checksum` after the change.
     #[inline(always)]
     #[must_use]
     pub const fn apply(self, checksum: u16) -> u16 {
-        let sum = self.0 + !checksum as u64;
-        // At most some forty numbers of 32 bits are ever collected: the sum is below 2^38, the first fold
-        // leaves 23 bits, the second 17, and the third none to fold.
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        !(sum as u16)
+        !fold(self.0 + !checksum as u64)
     }
 
     /// Like [`Delta::apply`], for a UDP checksum, where zero means that none was sent.
     ///
     /// An absent checksum stays absent; a result of zero is sent as 0xffff (RFC 768).
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply_udp(self, checksum: u16) -> u16 {
+        if checksum == 0 {
+            return 0;
+        }
+        match self.apply(checksum) {
+            0 => 0xffff,
+            updated => updated,
+        }
+    }
+}
+
+/// Returns a sum of words in 16 bits.
+#[inline(always)]
+const fn fold(sum: u64) -> u16 {
+    // At most some forty numbers of 32 bits are ever collected: the sum is below 2^38, the first fold
+    // leaves 23 bits, the second 17, and the third none to fold.
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
+}
+
+/// A [`Delta`] that is kept, and applied to the checksums of many packets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FoldedDelta(u16);
+
+impl FoldedDelta {
+    /// Returns the difference that was kept as this number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
+    /// Returns the number to keep.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_bits(self) -> u16 {
+        self.0
+    }
+
+    /// As [`Delta::apply`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply(self, checksum: u16) -> u16 {
+        let sum = self.0 as u32 + !checksum as u32;
+        !((sum & 0xffff) + (sum >> 16)) as u16
+    }
+
+    /// As [`Delta::apply_udp`].
     #[inline(always)]
     #[must_use]
     pub const fn apply_udp(self, checksum: u16) -> u16 {
@@ -149,14 +202,18 @@ mod tests {
             packet[24..26].copy_from_slice(&port.to_be_bytes());
 
             prop_assert_eq!(delta.apply(before), full(&packet));
+            let kept = FoldedDelta::from_bits(delta.folded().to_bits());
+            prop_assert_eq!(kept.apply(before), full(&packet));
         }
 
         #[test]
         fn an_absent_udp_checksum_stays_absent_and_a_present_one_present(
             checksum: u16, old: [u8; 16], new: [u8; 16],
         ) {
-            let updated = Delta::new().bytes16(&old, &new).apply_udp(checksum);
+            let delta = Delta::new().bytes16(&old, &new);
+            let updated = delta.apply_udp(checksum);
             prop_assert_eq!(updated == 0, checksum == 0);
+            prop_assert_eq!(delta.folded().apply_udp(checksum), updated);
         }
     }
 

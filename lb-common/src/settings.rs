@@ -15,8 +15,8 @@ pub struct Settings {
     /// The last set of the flow cache that is in use: one less than a power of two. A cache that is
     /// no larger than its flows need stays in the processor's own caches.
     pub cache_mask: u32,
-    /// Zero.
-    pub _reserved: u32,
+    /// The same of the exact match cache; zero: it is not in use.
+    pub exact_mask: u32,
     /// Makes the slot of a record's index by a multiplication; see [`reciprocal`].
     pub slot_reciprocal: u64,
     /// Seconds after which a flow without packets has ended.

@@ -65,14 +65,10 @@ fn generate(context: XdpContext) -> u32 {
     };
     // SAFETY: the frame is long enough, as compared above.
     let frame = unsafe { &mut *(start as *mut Frame) };
-    copy::<u32>(frame, generator, 0);
-    copy::<u16>(frame, generator, 4);
-    copy::<u32>(frame, generator, 6);
-    copy::<u16>(frame, generator, 10);
-    copy::<u16>(frame, generator, 12);
-    copy::<u64>(frame, generator, 14);
-    copy::<u16>(frame, generator, 22);
-    copy::<u32>(frame, generator, 30);
+    copy::<u64>(frame, generator, 0);
+    copy::<u32>(frame, generator, 8);
+    copy::<u64>(frame, generator, 12);
+    copy::<u32>(frame, generator, 20);
     copy::<u16>(frame, generator, 38);
     let (source, ports) = if generator.replies != 0 {
         let all = generator.ports.max(1);
@@ -84,9 +80,11 @@ fn generate(context: XdpContext) -> u32 {
         let port = 1024 + (number as u16 & 0x7fff);
         (client, [port, base_port(generator, 36)])
     };
-    store(frame, 26, source.to_be());
-    store(frame, 34, ports[0].to_be());
-    store(frame, 36, ports[1].to_be());
+    let destination = u32::from_ne_bytes(part(&generator.frame, 30));
+    let addresses = u64::from(source.to_be()) | u64::from(destination) << 32;
+    store(frame, 26, addresses);
+    let [from, to] = ports.map(|port| u32::from(port.to_be()));
+    store(frame, 34, from | to << 16);
     let address = (source >> 16) + (source & 0xffff);
     let sum = generator.ip_sum + address;
     store(frame, 24, folded(sum).to_be());
@@ -137,14 +135,19 @@ fn store<T>(frame: &mut Frame, at: usize, piece: T) {
 /// Returns the source address of the generator's frame.
 #[inline(always)]
 fn base_address(generator: &Generator) -> u32 {
-    let frame = &generator.frame;
-    u32::from_be_bytes([frame[26], frame[27], frame[28], frame[29]])
+    u32::from_be_bytes(part(&generator.frame, 26))
 }
 
 /// Returns a port of the generator's frame.
 #[inline(always)]
 fn base_port(generator: &Generator, at: usize) -> u16 {
     u16::from_be_bytes([generator.frame[at], generator.frame[at + 1]])
+}
+
+/// Returns four bytes of a frame.
+#[inline(always)]
+fn part(frame: &Frame, at: usize) -> [u8; 4] {
+    [frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]
 }
 
 /// Returns the checksum of a sum of words (RFC 1071).
@@ -159,13 +162,11 @@ fn folded(sum: u32) -> u16 {
 #[xdp(frags)]
 fn reflect(context: XdpContext) -> u32 {
     let start = context.data();
-    if start + 14 > context.data_end() {
+    if start + FRAME_BYTES > context.data_end() {
         return xdp_action::XDP_PASS;
     }
-    // SAFETY: the addresses are inside the frame, as compared above.
-    let macs = unsafe { &mut *(start as *mut [[u8; 6]; 2]) };
-    macs.swap(0, 1);
-    xdp_action::XDP_TX
+    // SAFETY: the frame is long enough, as compared above.
+    send_back(unsafe { &mut *(start as *mut Frame) })
 }
 
 /// The floor of a dropped packet.
@@ -219,9 +220,24 @@ fn on_table(context: &XdpContext, work: impl FnOnce(&FlowKey) -> bool) -> u32 {
     if !work(&key) {
         return xdp_action::XDP_DROP;
     }
-    // SAFETY: as above.
-    let macs = unsafe { &mut *(start as *mut [[u8; 6]; 2]) };
-    macs.swap(0, 1);
+    send_back(frame)
+}
+
+/// Swaps the MAC addresses. Returns the XDP action.
+#[inline(always)]
+fn send_back(frame: &mut Frame) -> u32 {
+    // SAFETY: both words lie inside the frame.
+    let (first, rest) = unsafe {
+        let start = frame.as_ptr();
+        (
+            start.cast::<u64>().read_unaligned(),
+            start.add(8).cast::<u32>().read_unaligned(),
+        )
+    };
+    let destination = first & ((1 << 48) - 1);
+    let source = first >> 48 | u64::from(rest) << 16;
+    store(frame, 0, source | destination << 48);
+    store(frame, 8, (destination >> 16) as u32);
     xdp_action::XDP_TX
 }
 

@@ -86,12 +86,6 @@ impl FlowHash {
     fn set(self, node: &Node) -> u32 {
         self.0 as u32 & node.settings.cache_mask
     }
-
-    /// The same in [`crate::exact`], by other bits.
-    #[inline(always)]
-    pub(crate) fn exact_set(self) -> u32 {
-        hash::exact_set(self.0)
-    }
 }
 
 /// Bits of a shortcut that are the record's index; the others are the tag.

@@ -7,22 +7,26 @@
 //!
 //! An entry holds for the epoch that it was made in as well, see [`crate::epoch`].
 
+use aya_ebpf::programs::XdpContext;
 use lb_common::{
-    limits::{EXACT_SETS, EXACT_WAYS, MAX_BACKENDS},
+    checksum::{Delta, FoldedDelta},
+    hash,
+    limits::{EXACT_WAYS, MAX_BACKENDS},
     record::Record,
+    settings::Settings,
 };
 
 use crate::{
     atomic,
-    cache::FlowHash,
     epoch::Stamp,
     ip::Ip,
     link::{Mac, Tags},
-    maps::{EXACT, RECORDS, SLOTS},
+    maps::{EXACT, RECORDS, SETTINGS, SLOTS},
     parse::Parsed,
-    pipeline::Node,
+    pipeline::{Moment, Node, interface},
     rewrite::Outgoing,
-    stats::{Counted, Direction},
+    stats::{self, Counted, Direction},
+    transmit, usual,
 };
 
 /// Entries are read without a lock, between two looks at their stamp, and written between taking it
@@ -37,94 +41,156 @@ pub(crate) struct Set {
     entries: [Entry; WAYS],
 }
 
-/// A usual packet's translation, in words that are loaded and stored at once:
+/// A usual packet's translation, in words that are loaded and stored at once. What stands in headers
+/// is in their order.
 ///
-/// | word | bits |
+/// | word | bits, from the lowest |
 /// |---|---|
-/// | 0 | the moment that it holds for, see [`Stamp`]; zero: none; [`TAKEN`]: being written |
+/// | 0 | the moment that it holds for, see [`Stamp`], perhaps with [`FORGOTTEN`]; zero: none; [`TAKEN`]: being written |
 /// | 1 | the packet's source address (32), destination address (32) |
 /// | 2 | its source MAC address (48), place of the interface that it came in by (16) |
-/// | 3 | its source port (16), destination port (16); the service (32) |
+/// | 3 | its source port (16), destination port (16); what the translation changes in the checksum of the IP header (16) and of UDP (16) |
 /// | 4 | the new source address (32), destination address (32) |
-/// | 5 | the new source port (16), destination port (16); index of the interface (32) |
-/// | 6 | the new destination MAC address (48), the longest IP packet (16) |
-/// | 7 | the new source MAC address (48), the backend (15), the direction (1) |
+/// | 5 | the new source port (16), destination port (16); index of the interface (24), the service (8) |
+/// | 6 | the new destination MAC address (48), the first bytes of the source MAC address (16) |
+/// | 7 | its other bytes (32), the longest IP packet (16), the backend (15), the direction (1) |
 type Entry = [u64; 8];
 
 /// An entry that somebody is writing.
 const TAKEN: u64 = u64::MAX;
 
-/// Returns the translation of a usual packet, if it is known in this second.
+/// Added to the stamp of an entry that was forgotten: it stays as it is until the stamp is over, since
+/// a reader between its two looks could not tell a new entry of the same moment from the old one. No
+/// stamp has this bit before the machine has run for 68 years.
+const FORGOTTEN: u64 = 1 << 63;
+
+/// What a packet is known by: words 1 and 2 of an entry, and the lower half of word 3.
+#[derive(Clone, Copy)]
+struct Key {
+    addresses: u64,
+    link: u64,
+    ports: u32,
+}
+
+impl Key {
+    #[inline(always)]
+    fn set(&self, settings: &Settings) -> u32 {
+        hash::exact_set(
+            settings.seed,
+            self.addresses,
+            self.ports,
+            settings.exact_mask,
+        )
+    }
+
+    /// Returns whether an entry is of such packets.
+    #[inline(always)]
+    fn is_of(&self, entry: *const Entry) -> bool {
+        word(entry, 1) == self.addresses
+            && word(entry, 2) == self.link
+            && word(entry, 3) as u32 == self.ports
+    }
+}
+
+/// Reads a word that others may write at the same time.
 #[inline(always)]
-pub(crate) fn find(
-    node: &Node,
-    parsed: &Parsed,
-    hash: FlowHash,
-    stamp: Stamp,
-) -> Option<(Outgoing, Counted)> {
-    if !is_in_use(node) {
+fn word(entry: *const Entry, place: usize) -> u64 {
+    // SAFETY: `entry` points into the map, and `place` is one of its words.
+    unsafe { (&raw const (*entry)[place]).read_volatile() }
+}
+
+/// Forwards a usual packet whose translation is known in this second, unless its service has to be
+/// asked first because clients are being refused. Returns the XDP action; `None`: the packet has to go
+/// the way of all others.
+#[inline(always)]
+pub(crate) fn forward_at_once(context: &XdpContext, moment: &mut Moment) -> Option<u32> {
+    let (_, now) = moment.time();
+    let settings = SETTINGS.get(0)?;
+    if moment.is_refusing() || !is_in_use(settings) {
         return None;
     }
-    let set = EXACT.get_ptr_mut(hash.exact_set())?;
+    let (frame, ip_len) = usual::read(context)?;
+    let interface_index = context.ingress_ifindex() as u32;
+    let place = interface(settings, interface_index, usual::destination_mac(frame)).ok()?;
+    forward(
+        settings,
+        interface_index,
+        place,
+        Stamp::now(now),
+        frame,
+        ip_len,
+    )
+}
+
+/// Forwards a usual packet, with an IP packet of `ip_len` bytes, whose translation is known in the
+/// second of `stamp`; it came in by the interface of this index, which has this place in the settings.
+/// Returns the XDP action; `None`: the packet is as it was.
+///
+/// All that this does to a packet the other parts of the program do as well. It is here because
+/// nothing else is as much of the work: the frame is read and written in words, as entries have
+/// them.
+#[inline(always)]
+pub(crate) fn forward(
+    settings: &Settings,
+    interface_index: u32,
+    place: u8,
+    stamp: Stamp,
+    frame: &mut usual::Frame,
+    ip_len: usize,
+) -> Option<u32> {
+    if !is_in_use(settings) || usual::ttl(frame) <= 1 {
+        return None;
+    }
+    let stamp = stamp.word();
+    let key = Key {
+        addresses: usual::addresses(frame),
+        link: with_mac(usual::source_mac(frame), u16::from(place)),
+        ports: usual::ports(frame),
+    };
+    let set = EXACT.get_ptr_mut(key.set(settings))?;
     for way in 0..WAYS {
-        // SAFETY: `set` points into the map; others may write the word at the same time.
-        let word =
-            |place: usize| unsafe { (&raw const (*set).entries[way][place]).read_volatile() };
+        // SAFETY: `set` points into the map.
+        let entry = unsafe { &raw const (*set).entries[way] };
         // Entries are taken in this order: behind one that is free there is seldom another, and
         // looking for it would cost strangers a cache miss.
-        if word(0) != stamp.word() {
+        if word(entry, 0) != stamp {
             return None;
         }
-        if word(1) == pair(parsed.source, parsed.destination)
-            && word(2) == with_mac(parsed.source_mac, u16::from(node.interface))
-            && word(3) as u32 == ports(parsed.source_port, parsed.destination_port)
-        {
-            let found = unpack(word(3), word(4), word(5), word(6), word(7));
-            // Whoever gives the entry to another flow changes its stamp first.
-            if word(0) == stamp.word() {
-                return Some(found);
+        if key.is_of(entry) {
+            let deltas = word(entry, 3) >> 32;
+            let addresses = word(entry, 4);
+            let ports_and_more = word(entry, 5);
+            let macs = word(entry, 6);
+            let mac_and_more = word(entry, 7);
+            // Whoever gives the entry to another flow changes its stamp first, and to another one.
+            if word(entry, 0) != stamp || ip_len > usize::from((mac_and_more >> 32) as u16) {
+                return None;
             }
+            let deltas = [deltas as u16, (deltas >> 16) as u16].map(FoldedDelta::from_bits);
+            usual::rewrite(frame, addresses, ports_and_more as u32, deltas);
+            usual::relink(frame, macs, mac_and_more as u32);
+            let backend_and_direction = (mac_and_more >> 48) as u16;
+            let counted = Counted {
+                service: (ports_and_more >> 56) as u8,
+                backend: backend_and_direction & !OUT,
+                direction: if backend_and_direction & OUT == 0 {
+                    Direction::In
+                } else {
+                    Direction::Out
+                },
+            };
+            stats::count(&counted, usual::bytes(ip_len));
+            let out = (ports_and_more >> 32) as u32 & MAX_INTERFACE_INDEX;
+            return Some(transmit::send(interface_index, out));
         }
     }
     None
 }
 
-/// Returns whether there are so few flows that most find an entry: for many more, looking for one
-/// is but another cache miss. The flow cache is sized by their number.
+/// Returns whether there are so few flows that most find an entry.
 #[inline(always)]
-fn is_in_use(node: &Node) -> bool {
-    KEEPS_ORDER && node.settings.cache_mask < EXACT_SETS
-}
-
-#[inline(always)]
-fn unpack(
-    service: u64,
-    addresses: u64,
-    ports_and_interface: u64,
-    to: u64,
-    from: u64,
-) -> (Outgoing, Counted) {
-    let outgoing = Outgoing {
-        source: Ip::v4((addresses as u32).to_ne_bytes()),
-        destination: Ip::v4(((addresses >> 32) as u32).to_ne_bytes()),
-        source_mac: from & LOW_48,
-        destination_mac: to & LOW_48,
-        interface_index: (ports_and_interface >> 32) as u32,
-        tags: Tags::NONE,
-        source_port: ports_and_interface as u16,
-        destination_port: (ports_and_interface >> 16) as u16,
-        mtu: (to >> 48) as u16,
-    };
-    let counted = Counted {
-        service: (service >> 32) as u8,
-        backend: (from >> 48) as u16 & !OUT,
-        direction: if from >> 63 == 0 {
-            Direction::In
-        } else {
-            Direction::Out
-        },
-    };
-    (outgoing, counted)
+fn is_in_use(settings: &Settings) -> bool {
+    KEEPS_ORDER && settings.exact_mask != 0
 }
 
 /// Remembers the translation of a usual packet for the rest of the second that `stamp` was taken in,
@@ -133,55 +199,77 @@ fn unpack(
 pub(crate) fn remember(
     node: &Node,
     parsed: &Parsed,
-    hash: FlowHash,
     stamp: Stamp,
     outgoing: &Outgoing,
     counted: &Counted,
 ) {
-    if !is_in_use(node) || outgoing.tags != Tags::NONE {
+    let fits = outgoing.tags == Tags::NONE && outgoing.interface_index <= MAX_INTERFACE_INDEX;
+    if !is_in_use(node.settings) || !fits {
         return;
     }
-    let Some(set) = EXACT.get_ptr_mut(hash.exact_set()) else {
+    let key = Key {
+        addresses: pair(parsed.source, parsed.destination),
+        link: with_mac(parsed.source_mac, u16::from(node.interface)),
+        ports: ports(parsed.source_port, parsed.destination_port),
+    };
+    let Some(set) = EXACT.get_ptr_mut(key.set(node.settings)) else {
         return;
     };
     for way in 0..WAYS {
         // SAFETY: `set` points into the map.
         let entry = unsafe { &raw mut (*set).entries[way] };
-        if take(entry, stamp) {
-            let direction = match counted.direction {
-                Direction::In => 0,
-                Direction::Out => OUT,
-            };
-            let words = [
-                stamp.word(),
-                pair(parsed.source, parsed.destination),
-                with_mac(parsed.source_mac, u16::from(node.interface)),
-                u64::from(ports(parsed.source_port, parsed.destination_port))
-                    | u64::from(counted.service) << 32,
-                pair(outgoing.source, outgoing.destination),
-                u64::from(ports(outgoing.source_port, outgoing.destination_port))
-                    | u64::from(outgoing.interface_index) << 32,
-                with_mac(outgoing.destination_mac, outgoing.mtu),
-                with_mac(outgoing.source_mac, counted.backend | direction),
-            ];
-            for place in [1, 2, 3, 4, 5, 6, 7, 0] {
-                // SAFETY: `entry` points into the map, and is ours alone until its stamp is there.
-                unsafe { (&raw mut (*entry)[place]).write_volatile(words[place]) };
+        let before = word(entry, 0);
+        if before & !FORGOTTEN == stamp.word() {
+            if key.is_of(entry) {
+                return;
             }
+        } else if take(entry, before) {
+            fill(entry, &key, stamp, outgoing, counted);
             return;
         }
     }
 }
 
-/// Takes an entry that holds for another moment; returns whether it did.
+/// Takes an entry that nobody is writing; returns whether it did.
 #[inline(always)]
-fn take(entry: *mut Entry, stamp: Stamp) -> bool {
+fn take(entry: *mut Entry, before: u64) -> bool {
     // SAFETY: `entry` points into the map, and its words are aligned.
-    unsafe {
-        let before = (&raw const (*entry)[0]).read_volatile();
-        before != stamp.word()
-            && before != TAKEN
-            && atomic::swap(&raw mut (*entry)[0], before, TAKEN)
+    before != TAKEN && unsafe { atomic::swap(&raw mut (*entry)[0], before, TAKEN) }
+}
+
+/// Fills an entry that is taken, and puts its stamp there.
+#[inline(always)]
+fn fill(entry: *mut Entry, key: &Key, stamp: Stamp, outgoing: &Outgoing, counted: &Counted) {
+    let addresses = pair(outgoing.source, outgoing.destination);
+    let ports = ports(outgoing.source_port, outgoing.destination_port);
+    let changed = Delta::new().raw64(key.addresses, addresses);
+    let ip = changed.and(usual::TTL_DELTA).folded();
+    let udp = changed.raw32(key.ports, ports).folded();
+    let direction = match counted.direction {
+        Direction::In => 0,
+        Direction::Out => OUT,
+    };
+    let mtu = match outgoing.mtu {
+        0 => u16::MAX,
+        mtu => mtu,
+    };
+    let words = [
+        stamp.word(),
+        key.addresses,
+        key.link,
+        u64::from(key.ports) | u64::from(ip.to_bits()) << 32 | u64::from(udp.to_bits()) << 48,
+        addresses,
+        u64::from(ports)
+            | u64::from(outgoing.interface_index) << 32
+            | u64::from(counted.service) << 56,
+        with_mac(outgoing.destination_mac, outgoing.source_mac as u16),
+        outgoing.source_mac >> 16
+            | u64::from(mtu) << 32
+            | u64::from(counted.backend | direction) << 48,
+    ];
+    for place in [1, 2, 3, 4, 5, 6, 7, 0] {
+        // SAFETY: `entry` points into the map, and is ours alone until its stamp is there.
+        unsafe { (&raw mut (*entry)[place]).write_volatile(words[place]) };
     }
 }
 
@@ -192,58 +280,55 @@ fn take(entry: *mut Entry, stamp: Stamp) -> bool {
 /// returns says nothing.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn forget_flow(seed: u64, index: u32, slot: u32, snat_port: u16) -> u32 {
-    let (Some(record), Some(endpoint)) = (RECORDS.get_ptr_mut(index), SLOTS.get(slot)) else {
+pub(crate) extern "C" fn forget_flow(index: u32, slot: u32, snat_port: u16) -> u32 {
+    let (Some(settings), Some(record), Some(endpoint)) =
+        (SETTINGS.get(0), RECORDS.get_ptr_mut(index), SLOTS.get(slot))
+    else {
         return 0;
     };
     // SAFETY: `record` points into the map; its fields are plain values.
     let record: &Record = unsafe { &*record };
     forget(
-        seed,
-        (Ip::of(&record.client), record.client_port),
-        (Ip::of(&record.vip), record.vip_port),
+        settings,
+        pair(Ip::of(&record.client), Ip::of(&record.vip)),
+        ports(record.client_port, record.vip_port),
     );
     forget(
-        seed,
-        (Ip::of(&endpoint.backend), endpoint.port),
-        (Ip::of(&endpoint.snat), snat_port),
+        settings,
+        pair(Ip::of(&endpoint.backend), Ip::of(&endpoint.snat)),
+        ports(endpoint.port, snat_port),
     );
     1
 }
 
-/// Forgets the packets from one address and port to another.
+/// Forgets the packets between these addresses and ports, whatever link they come from.
 #[inline(always)]
-fn forget(seed: u64, from: (Ip, u16), to: (Ip, u16)) {
-    let hash = FlowHash::new(seed, from.0, from.1, to.0, to.1);
-    let Some(set) = EXACT.get_ptr_mut(hash.exact_set()) else {
+fn forget(settings: &Settings, addresses: u64, ports: u32) {
+    let place = hash::exact_set(settings.seed, addresses, ports, settings.exact_mask);
+    let Some(set) = EXACT.get_ptr_mut(place) else {
         return;
     };
     for way in 0..WAYS {
-        // SAFETY: `set` points into the map, and its words are aligned.
-        unsafe {
-            let entry = &raw mut (*set).entries[way];
-            let word = |place: usize| (&raw const (*entry)[place]).read_volatile();
-            let stamp = word(0);
-            if stamp != TAKEN
-                && word(1) == pair(from.0, to.0)
-                && word(3) as u32 == ports(from.1, to.1)
-            {
-                atomic::swap(&raw mut (*entry)[0], stamp, 0);
-            }
+        // SAFETY: `set` points into the map.
+        let entry = unsafe { &raw mut (*set).entries[way] };
+        let stamp = word(entry, 0);
+        if stamp != TAKEN && word(entry, 1) == addresses && word(entry, 3) as u32 == ports {
+            // SAFETY: as above; the word is aligned.
+            unsafe { atomic::swap(&raw mut (*entry)[0], stamp, stamp | FORGOTTEN) };
         }
     }
 }
 
-/// Returns two IPv4 addresses in one word.
+/// Returns two IPv4 addresses in one word, as they stand in a header.
 #[inline(always)]
 fn pair(one: Ip, other: Ip) -> u64 {
     one.low >> 32 | other.low >> 32 << 32
 }
 
-/// Returns two ports in one word.
+/// Returns two ports in one word, as they stand in a header.
 #[inline(always)]
 fn ports(one: u16, other: u16) -> u32 {
-    u32::from(one) | u32::from(other) << 16
+    u32::from(one.to_be()) | u32::from(other.to_be()) << 16
 }
 
 /// Returns a MAC address and a number in one word.
@@ -252,10 +337,10 @@ fn with_mac(mac: Mac, number: u16) -> u64 {
     mac | u64::from(number) << 48
 }
 
-/// The MAC address of such a word.
-const LOW_48: u64 = (1 << 48) - 1;
-
 /// The direction beside the number of a backend.
 const OUT: u16 = 1 << 15;
 
 const _: () = assert!(MAX_BACKENDS <= OUT as u32);
+
+/// The largest index of an interface that an entry has room for.
+const MAX_INTERFACE_INDEX: u32 = (1 << 24) - 1;

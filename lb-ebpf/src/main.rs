@@ -30,6 +30,7 @@ mod select;
 mod service;
 mod stats;
 mod transmit;
+mod usual;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 

@@ -17,8 +17,8 @@ use lb_common::{
     fragment::{Fragment, FragmentKey},
     guard::Range,
     limits::{
-        CACHE_PLACES_PER_FLOW, CACHE_WAYS, DEFAULT_MAX_AFFINITY, DEFAULT_MAX_FLOWS, EXACT_SETS,
-        MAGLEV_ENTRIES, MAX_BACKENDS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_POOLS, MAX_SERVICE_ENTRIES,
+        CACHE_PLACES_PER_FLOW, CACHE_WAYS, DEFAULT_MAX_AFFINITY, DEFAULT_MAX_FLOWS, MAGLEV_ENTRIES,
+        MAX_BACKENDS, MAX_ENDPOINTS, MAX_EXACT_SETS, MAX_FRAGMENTS, MAX_POOLS, MAX_SERVICE_ENTRIES,
         RANGE_ENTRIES,
     },
     pool::Pool,
@@ -137,8 +137,11 @@ pub(crate) static CACHE: Array<
 /// Whole translations, each for a second; see [`crate::exact`]. Written by: the program. Mappable
 /// for the same reason.
 #[btf_map(name = "exact")]
-pub(crate) static EXACT: Array<exact::Set, { EXACT_SETS as usize }, { BPF_F_MMAPABLE as usize }> =
-    Array::new();
+pub(crate) static EXACT: Array<
+    exact::Set,
+    { MAX_EXACT_SETS as usize },
+    { BPF_F_MMAPABLE as usize },
+> = Array::new();
 
 /// Counts the changes of what translations depend on; see [`crate::epoch`]. Written by: both.
 #[btf_map(name = "epoch")]

@@ -9,8 +9,6 @@ use network_types::{
     udp::UdpHdr,
 };
 
-use crate::parse::Usual;
-
 /// An Ethernet header (IEEE 802.3), of alignment 1.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -62,8 +60,6 @@ unsafe impl Wire for Ipv6Hdr {}
 unsafe impl Wire for UdpHdr {}
 // SAFETY: as above. ICMPv6 has the same header (RFC 4443 section 2.1).
 unsafe impl Wire for Icmpv4Hdr {}
-// SAFETY: headers of alignment 1 one behind the other.
-unsafe impl Wire for Usual {}
 // SAFETY: as above.
 unsafe impl<const N: usize> Wire for [u8; N] {}
 
@@ -152,6 +148,36 @@ pub(crate) fn sum<const N: usize>(
         )
     };
     Ok(result as u32)
+}
+
+/// A number of some bytes, in memory order.
+///
+/// # Safety
+///
+/// Every bit pattern is a valid value.
+pub(crate) unsafe trait Word: Copy {}
+
+// SAFETY: numbers.
+unsafe impl Word for u16 {}
+// SAFETY: as above.
+unsafe impl Word for u32 {}
+// SAFETY: as above.
+unsafe impl Word for u64 {}
+
+/// Returns the word that lies `AT` bytes from the start.
+#[inline(always)]
+pub(crate) fn load<const AT: usize, T: Word, const N: usize>(from: &[u8; N]) -> T {
+    const { assert!(AT + size_of::<T>() <= N) };
+    // SAFETY: the word lies inside, as asserted; nothing is assumed of its alignment.
+    unsafe { from.as_ptr().add(AT).cast::<T>().read_unaligned() }
+}
+
+/// Writes the word that lies `AT` bytes from the start.
+#[inline(always)]
+pub(crate) fn store<const AT: usize, T: Word, const N: usize>(to: &mut [u8; N], word: T) {
+    const { assert!(AT + size_of::<T>() <= N) };
+    // SAFETY: as in `load`.
+    unsafe { to.as_mut_ptr().add(AT).cast::<T>().write_unaligned(word) };
 }
 
 // Words of headers and map values, wherever they lie: one load or store each, where an array's bytes

@@ -119,60 +119,6 @@ impl Parsed {
     }
 }
 
-/// The headers of a usual packet: Ethernet, IPv4 without options, UDP.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Usual {
-    ethernet: EthHdr,
-    ip: Ipv4Hdr,
-    udp: UdpHdr,
-}
-
-/// Reads a usual packet: untagged, IPv4 without options, a whole UDP datagram. `None`: it is
-/// another one, or something is wrong with it.
-///
-/// All that this says of a packet the other functions here say as well. It is here because offsets
-/// that the compiler knows make everything behind it cheaper.
-#[inline(always)]
-pub(crate) fn usual(context: &XdpContext) -> Option<(Mac, Parsed)> {
-    const L3: usize = EthHdr::LEN;
-    const L4: usize = L3 + Ipv4Hdr::LEN;
-    let Ok(headers) = packet::header::<Usual>(context, 0) else {
-        return None;
-    };
-    let Usual { ethernet, ip, udp } = headers;
-    let ip_len = usize::from(u16::from_be_bytes(ip.tot_len));
-    let udp_len = usize::from(u16::from_be_bytes(udp.len));
-    let is_usual = ethernet.ether_type == IPV4.to_be_bytes()
-        && ip.vihl == 0x45
-        && ip.proto == UDP
-        && u16::from_be_bytes(ip.frags) & (IPV4_MORE | IPV4_OFFSET) == 0
-        && L3 + ip_len <= packet::linear_len(context)
-        && udp_len >= UdpHdr::LEN
-        && Ipv4Hdr::LEN + udp_len <= ip_len;
-    if !is_usual {
-        return None;
-    }
-    let parsed = Parsed {
-        source: Ip::v4(ip.src_addr),
-        destination: Ip::v4(ip.dst_addr),
-        source_mac: mac(&ethernet.src_addr),
-        l3: L3,
-        l4: L4,
-        fragment: 0,
-        ip_len,
-        identification: 0,
-        tags: Tags::NONE,
-        source_port: u16::from_be_bytes(udp.src),
-        destination_port: u16::from_be_bytes(udp.dst),
-        kind: Kind::Datagram,
-        reason: DropReason::Malformed,
-        ttl: u32::from(ip.ttl),
-        v6: false,
-    };
-    Some((mac(&ethernet.dst_addr), parsed))
-}
-
 /// The Ethernet header's part of a frame.
 #[derive(Clone, Copy)]
 pub(crate) struct Ethernet {

@@ -25,7 +25,7 @@ use crate::{
     rewrite::{self, Outgoing},
     select, service,
     stats::{self, Counted, Direction},
-    transmit,
+    transmit, usual,
 };
 
 /// How a packet leaves the pipeline early.
@@ -71,7 +71,7 @@ impl Node {
     #[inline(always)]
     fn again(context: &XdpContext, scratch: &mut Scratch) -> Result<Self, Exit> {
         let settings = SETTINGS.get(0).ok_or(Exit::Pass)?;
-        let (now_ns, now) = time(&mut scratch.moment);
+        let (now_ns, now) = scratch.moment.time();
         Ok(Self {
             settings,
             now_ns,
@@ -126,7 +126,7 @@ pub(crate) struct Scratch {
 }
 
 /// What a processor remembers from one packet to the next.
-struct Moment {
+pub(crate) struct Moment {
     /// The timer tick in which the clock was last read, and what it said.
     tick: u64,
     now_ns: u64,
@@ -135,17 +135,47 @@ struct Moment {
     refused: u64,
 }
 
+impl Moment {
+    /// Returns the monotonic clock in nanoseconds and in seconds, at the cheap resolution of a timer
+    /// tick. The kernel is asked once in a tick, and not for each packet: reading the tick's number
+    /// is one instruction, asking for the time is a call.
+    #[inline(always)]
+    pub(crate) fn time(&mut self) -> (u64, u32) {
+        // SAFETY: the helper takes no argument.
+        let tick = unsafe { bpf_jiffies64() };
+        if tick != self.tick {
+            self.tick = tick;
+            // SAFETY: as above.
+            self.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+            self.now = (self.now_ns / 1_000_000_000) as u32;
+        }
+        (self.now_ns, self.now)
+    }
+
+    /// Returns whether a service has refused a client in this timer tick.
+    ///
+    /// Whom a service does not take comes in large numbers or not at all. While many do, each is
+    /// refused before any cache is asked, which would learn nothing from them but cache misses.
+    #[inline(always)]
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.refused == self.tick
+    }
+}
+
 /// Forwards one packet, or says why not.
 ///
-/// Most packets belong to flows that the caches know, and need no more than [`quick`]. The parts
-/// are functions at run time too, one after the other, so that none has to share the stack with
-/// another.
+/// Most packets are known to [`exact`]. Most others belong to flows that the caches know, and need no
+/// more than [`quick`]. The parts are functions at run time too, one after the other, so that none
+/// has to share the stack with another.
 #[inline(always)]
 pub(crate) fn process(context: &XdpContext) -> Result<u32, Exit> {
     let scratch = SCRATCH.get_ptr_mut(0).ok_or(Exit::Pass)?;
     // SAFETY: the slot belongs to this processor, and XDP programs do not interrupt each other;
     // the types are plain, and each field is written before it is read.
     let scratch = unsafe { &mut *scratch };
+    if let Some(action) = exact::forward_at_once(context, &mut scratch.moment) {
+        return Ok(action);
+    }
     let mut code = usual(context, scratch);
     if code == code::UNREAD {
         code = quick(context, scratch);
@@ -163,16 +193,16 @@ pub(crate) fn process(context: &XdpContext) -> Result<u32, Exit> {
     code::outcome(thorough(context, scratch, found))
 }
 
-/// [`quick`] for usual packets alone, at offsets that the compiler knows, and with a cache for them
-/// alone.
+/// [`quick`] for usual packets alone, at offsets that the compiler knows; what they become is kept in
+/// [`exact`].
 #[inline(never)]
 fn usual(context: &XdpContext, scratch: &mut Scratch) -> u32 {
-    match parse::usual(context) {
-        Some((destination_mac, parsed)) => match node(context, destination_mac, scratch) {
-            Ok(node) => decided(usual_flow(context, &node, &parsed, scratch)),
-            Err(exit) => code::of(Err(exit)),
-        },
-        None => code::UNREAD,
+    let Some((frame, ip_len)) = usual::read(context) else {
+        return code::UNREAD;
+    };
+    match node(context, usual::destination_mac(frame), scratch) {
+        Ok(node) => decided(usual_flow(context, &node, frame, ip_len, scratch)),
+        Err(exit) => code::of(Err(exit)),
     }
 }
 
@@ -180,28 +210,26 @@ fn usual(context: &XdpContext, scratch: &mut Scratch) -> u32 {
 fn usual_flow(
     context: &XdpContext,
     node: &Node,
-    parsed: &Parsed,
+    frame: &mut usual::Frame,
+    ip_len: usize,
     scratch: &mut Scratch,
 ) -> Result<Option<u32>, Exit> {
-    let stamp = Stamp::now(node);
-    // Whom a service does not take comes in large numbers or not at all. While many do, each is
-    // refused before the cache is asked, which would learn nothing from them but cache misses.
-    if scratch.moment.refused == scratch.moment.tick
-        && node.snat_offset(parsed.destination_port).is_none()
-    {
-        serving(stamp, parsed, &mut scratch.moment)?;
+    let parsed = &usual::parsed(frame, ip_len);
+    let stamp = Stamp::now(node.now);
+    if scratch.moment.is_refusing() {
+        if node.snat_offset(parsed.destination_port).is_none() {
+            serving(stamp, parsed, &mut scratch.moment)?;
+        }
+        let (index, place) = (node.interface_index, node.interface);
+        if let Some(action) = exact::forward(node.settings, index, place, stamp, frame, ip_len) {
+            return Ok(Some(action));
+        }
     }
     let hash = FlowHash::of(node.settings.seed, parsed);
-    if let Some((outgoing, counted)) = exact::find(node, parsed, hash, stamp)
-        && rewrite::may_pass(parsed).is_ok()
-        && fits(parsed, &outgoing)
-    {
-        return forward(context, node, parsed, &outgoing, &counted).map(Some);
-    }
     let Some((outgoing, counted)) = known_flow(node, parsed, scratch, hash, stamp)? else {
         return Ok(None);
     };
-    exact::remember(node, parsed, hash, stamp, &outgoing, &counted);
+    exact::remember(node, parsed, stamp, &outgoing, &counted);
     forward(context, node, parsed, &outgoing, &counted).map(Some)
 }
 
@@ -212,7 +240,10 @@ fn quick(context: &XdpContext, scratch: &mut Scratch) -> u32 {
     let read = parse::ethernet(context).and_then(|ethernet| {
         let node = node(context, ethernet.destination_mac, scratch)?;
         let parsed = parse::network(context, &ethernet)?;
-        let (stamp, hash) = (Stamp::now(&node), FlowHash::of(node.settings.seed, &parsed));
+        let (stamp, hash) = (
+            Stamp::now(node.now),
+            FlowHash::of(node.settings.seed, &parsed),
+        );
         match known_flow(&node, &parsed, scratch, hash, stamp)? {
             Some((outgoing, counted)) => {
                 forward(context, &node, &parsed, &outgoing, &counted).map(Some)
@@ -488,7 +519,7 @@ fn find_or_begin(node: &Node, scratch: &mut Scratch) -> Result<(Place, Direction
     if let Some(place) = reply::find(node, parsed)? {
         return Ok((place, Direction::Out));
     }
-    let service = serving(Stamp::now(node), parsed, &mut scratch.moment)?;
+    let service = serving(Stamp::now(node.now), parsed, &mut scratch.moment)?;
     let refused = |reason| {
         stats::refused(service.id);
         Exit::Drop(reason)
@@ -521,44 +552,35 @@ fn serving(stamp: Stamp, parsed: &Parsed, moment: &mut Moment) -> Result<&'stati
     Ok(service)
 }
 
-/// Finds the interface that the packet came in by. A frame for a MAC address that is not the
-/// interface's is the host's.
+/// Finds the interface that the packet came in by.
 #[inline(always)]
 fn node(context: &XdpContext, destination: Mac, scratch: &mut Scratch) -> Result<Node, Exit> {
     let settings = SETTINGS.get(0).ok_or(Exit::Pass)?;
-    let index = context.ingress_ifindex() as u32;
+    let interface_index = context.ingress_ifindex() as u32;
+    let interface = interface(settings, interface_index, destination)?;
+    let (now_ns, now) = scratch.moment.time();
+    Ok(Node {
+        settings,
+        now_ns,
+        now,
+        interface_index,
+        interface,
+    })
+}
+
+/// Returns the place in the settings of the interface with this index. A frame for a MAC address that
+/// is not the interface's is the host's.
+#[inline(always)]
+pub(crate) fn interface(settings: &Settings, index: u32, destination: Mac) -> Result<u8, Exit> {
     for (place, interface) in settings.interfaces.iter().enumerate() {
         if interface.index == index {
             if mac(&interface.mac) != destination {
                 return Err(Exit::Pass);
             }
-            let (now_ns, now) = time(&mut scratch.moment);
-            return Ok(Node {
-                settings,
-                now_ns,
-                now,
-                interface_index: index,
-                interface: place as u8,
-            });
+            return Ok(place as u8);
         }
     }
     Err(Exit::Pass)
-}
-
-/// Returns the monotonic clock in nanoseconds and in seconds, at the cheap resolution of a timer
-/// tick. The kernel is asked once in a tick, and not for each packet: reading the tick's number is
-/// one instruction, asking for the time is a call.
-#[inline(always)]
-fn time(moment: &mut Moment) -> (u64, u32) {
-    // SAFETY: the helper takes no argument.
-    let tick = unsafe { bpf_jiffies64() };
-    if tick != moment.tick {
-        moment.tick = tick;
-        // SAFETY: as above.
-        moment.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
-        moment.now = (moment.now_ns / 1_000_000_000) as u32;
-    }
-    (moment.now_ns, moment.now)
 }
 
 /// Outcomes as numbers: a BPF function cannot return more.

@@ -241,12 +241,7 @@ pub(crate) fn touch(node: &Node, parsed: &Parsed, place: &Place) {
         store_mac(parsed.source_mac, &mut record.client_mac);
         record.vlan = parsed.tags.plain();
         record.interface = node.interface;
-        exact::forget_flow(
-            node.settings.seed,
-            place.index,
-            place.slot,
-            node.snat_port(place),
-        );
+        exact::forget_flow(place.index, place.slot, node.snat_port(place));
     }
     mark(node, place);
 }

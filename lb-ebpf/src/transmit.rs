@@ -30,12 +30,18 @@ pub(crate) fn transmit(
     let ethernet: &mut EthHdr = packet::header(context, 0).map_err(|_| DropReason::Malformed)?;
     store_mac(to.destination_mac, &mut ethernet.dst_addr);
     store_mac(to.source_mac, &mut ethernet.src_addr);
-    if to.interface_index == node.interface_index {
-        return Ok(xdp_action::XDP_TX);
+    Ok(send(node.interface_index, to.interface_index))
+}
+
+/// Sends the frame out of the interface that it came in by, or out of another. Returns the XDP action.
+#[inline(always)]
+pub(crate) fn send(came_in_by: u32, goes_out_of: u32) -> u32 {
+    if goes_out_of == came_in_by {
+        return xdp_action::XDP_TX;
     }
     // SAFETY: the helper takes numbers only; an interface that is gone counts in the kernel's
     // xdp_redirect_err tracepoint.
-    Ok(unsafe { bpf_redirect(to.interface_index, 0) } as u32)
+    unsafe { bpf_redirect(goes_out_of, 0) as u32 }
 }
 
 /// Gives the frame other tags. Its MAC addresses are lost.

@@ -9,7 +9,7 @@ use lb_common::{
     endpoint::{Endpoint, EndpointKey},
     guard::Range,
     hash,
-    limits::{DEFAULT_MAX_FLOWS, MAX_POOL_MEMBERS, MAX_RANGES, NAME_BYTES, cache_sets},
+    limits::{DEFAULT_MAX_FLOWS, MAX_POOL_MEMBERS, MAX_RANGES, NAME_BYTES, cache_sets, exact_mask},
     maglev::{self, Candidate},
     measure::{FRAME_BYTES, Generator},
     pool::Pool,
@@ -115,7 +115,7 @@ impl Site {
         };
         let backends = (max_flows / u32::from(PORTS)) as u8;
         kernel.apply(&operations(
-            &kernel, flows, backends, interface, mac, &service,
+            &kernel, flows, max_flows, backends, interface, mac, &service,
         )?)?;
         Ok(Self {
             kernel,
@@ -201,6 +201,7 @@ impl Site {
 fn operations(
     kernel: &Kernel,
     flows: u32,
+    max_flows: u32,
     backends: u8,
     interface: u32,
     mac: [u8; 6],
@@ -209,6 +210,7 @@ fn operations(
     let mut settings = kernel.image()?.settings;
     settings.flow_timeout_s = 300;
     settings.cache_mask = cache_sets(flows.max(1024).saturating_mul(2)) - 1;
+    settings.exact_mask = exact_mask(settings.cache_mask, flows, max_flows);
     settings.snat_address_count = 1;
     settings.snat_addresses[0] = mapped(SNAT);
     settings.interfaces[0] = Interface {

@@ -50,6 +50,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VIPD_BPF_OBJECT"));
 const PROGRAM: &str = "vipd";
 /// Maps of the program that are not pinned.
 const CACHE: &str = "cache";
+const EXACT: &str = "exact";
 const EPOCH: &str = "epoch";
 const IDENTIFICATION: &str = "identification";
 /// Name of its pin.
@@ -641,6 +642,7 @@ fn sizes(options: &Options) -> [(&'static str, u32); 4] {
 fn load(directory: &Path, options: &Options) -> Result<Ebpf, DataplaneError> {
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(CACHE, limits::cache_sets(options.max_flows));
+    loader.map_max_entries(EXACT, limits::exact_sets(options.max_flows));
     for (name, entries) in sizes(options) {
         loader.map_max_entries(name, entries);
     }

@@ -3,12 +3,12 @@
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
 
-use lb_common::{addr, hash, record::State};
+use lb_common::{hash, record::State};
 use lb_userspace::dataplane::{Dataplane as _, kernel::Kernel};
 
 use crate::harness::{
@@ -123,16 +123,21 @@ fn at_once(kernel: &Kernel, packets: &[Packet]) -> [Vec<Packet>; 2] {
 /// Returns clients whose packets lead to one set of the exact match cache, more than it holds.
 fn crowd(site: &Site) -> Vec<Packet> {
     const CROWD: usize = 6;
-    let seed = site.kernel.image().expect("an image").settings.seed;
-    let words = |packet: SocketAddr| {
-        let bytes = addr::bytes(packet.ip());
-        let (high, low) = bytes.split_at(8);
-        [high, low].map(|half| u64::from_ne_bytes(half.try_into().expect("eight bytes")))
+    let settings = site.kernel.image().expect("an image").settings;
+    let octets = |end: SocketAddr| match end.ip() {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => panic!("the cache does not hold {address}"),
     };
     let set = |packet: &Packet| {
         let (from, to) = (packet.source, packet.destination);
-        let flow = hash::flow(seed, words(from), from.port(), words(to), to.port());
-        hash::exact_set(flow)
+        let [of_from, of_to] = [from, to].map(|end| u32::from_ne_bytes(octets(end)));
+        let ports = [from, to].map(|end| u32::from(end.port().to_be()));
+        hash::exact_set(
+            settings.seed,
+            u64::from(of_from) | u64::from(of_to) << 32,
+            ports[0] | ports[1] << 16,
+            settings.exact_mask,
+        )
     };
     let first = from_client("10.77.0.1:1024", VIP);
     let wanted = set(&first);

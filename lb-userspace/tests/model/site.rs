@@ -9,7 +9,7 @@ use lb_common::{
     backend::Backend,
     flow::{Flow as FlowValue, FlowKey, FlowKey6},
     fragment::{Fragment, FragmentKey},
-    limits::cache_sets,
+    limits::{cache_sets, exact_sets},
     map_names,
     record::Record,
     settings::{Settings, reciprocal},
@@ -160,6 +160,11 @@ impl Site {
             0 => 0,
             1 => 3,
             _ => cache_sets(MAX_FLOWS) - 1,
+        };
+        settings.exact_mask = match self.seeds.below(3) {
+            0 => 0,
+            1 => 3,
+            _ => exact_sets(MAX_FLOWS) - 1,
         };
         settings.slot_reciprocal = reciprocal(settings.snat_port_count);
         // The program's caches outlive a sequence; under another seed nothing is found in them.

@@ -13,7 +13,7 @@ use lb_common::{
     backend::{self, Backend},
     endpoint::{Endpoint, EndpointKey},
     hash,
-    limits::{MAGLEV_SLOTS, MAX_POOL_MEMBERS, NAME_BYTES},
+    limits::{MAGLEV_SLOTS, MAX_POOL_MEMBERS, NAME_BYTES, exact_sets},
     maglev::{self, Candidate},
     pool::Pool,
     service::{Service, ServiceKey},
@@ -131,6 +131,7 @@ impl Site {
 
     fn fill(&mut self) {
         self.settings(|settings| {
+            settings.exact_mask = exact_sets(8 * u32::from(SNAT_PORTS)) - 1;
             settings.flow_timeout_s = FLOW_TIMEOUT_S;
             settings.quarantine_s = QUARANTINE_S;
             settings.snat_address_count = 2;
