@@ -40,37 +40,31 @@ pub const fn cache_sets(flows: u32) -> u32 {
 }
 
 /// The most sets that the exact match cache can have.
-pub const MAX_EXACT_SETS: u32 = 131_072;
+pub const MAX_EXACT_SETS: u32 = 65_536;
 /// Entries of a set of the exact match cache.
 pub const EXACT_WAYS: u32 = 2;
 
 /// Returns how many sets the exact match cache has beside tables for so many flows: a power of two.
-///
-/// An entry for each flow, as far as that takes no more than 16 MB. Beside tables for many more flows
-/// it is smaller: while they are full it is of no use.
+/// Both directions of each have an entry, as far as that takes no more than 8 MB.
 #[must_use]
 pub const fn exact_sets(max_flows: u32) -> u32 {
-    let sets = max_flows.div_ceil(EXACT_WAYS).next_power_of_two();
-    if max_flows > 4 * MAX_EXACT_SETS {
-        MAX_EXACT_SETS / 2
-    } else if sets > MAX_EXACT_SETS {
+    if max_flows > MAX_EXACT_SETS {
         MAX_EXACT_SETS
     } else {
-        sets
+        max_flows.next_power_of_two()
     }
 }
 
 /// Returns the last set of the exact match cache that shall be in use for so many flows, while
 /// `cache_mask` is that of the flow cache; zero: none.
 ///
-/// None where there are so many flows that most packets would not find an entry: looking for one is
-/// then but another cache miss.
+/// None where not all have room: those that do gain less than the others lose, new flows above all,
+/// which pay for another cache miss.
 #[must_use]
 pub const fn exact_mask(cache_mask: u32, flows: u32, max_flows: u32) -> u32 {
     let sets = exact_sets(max_flows);
-    // With four sets beside each of the flow cache, both directions of every flow have room.
     let wanted = cache_mask.saturating_add(1).saturating_mul(4);
-    if flows > sets * EXACT_WAYS {
+    if flows > sets {
         0
     } else if wanted > sets {
         sets - 1
@@ -109,31 +103,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_exact_match_cache_has_an_entry_for_each_flow_up_to_its_largest_size() {
-        for (flows, sets) in [
-            (1, 1),
-            (64, 32),
-            (100, 64),
-            (DEFAULT_MAX_FLOWS, MAX_EXACT_SETS),
-            (4 * MAX_EXACT_SETS, MAX_EXACT_SETS),
-            (1_000_000, MAX_EXACT_SETS / 2),
-            (MAX_FLOWS, MAX_EXACT_SETS / 2),
-        ] {
-            assert_eq!(exact_sets(flows), sets, "{flows}");
-        }
-    }
-
-    #[test]
-    fn as_much_of_the_exact_match_cache_is_in_use_as_helps() {
-        for max_flows in [1, 1024, DEFAULT_MAX_FLOWS, 1_000_000, MAX_FLOWS] {
-            let all = exact_sets(max_flows) * EXACT_WAYS;
+    fn as_much_of_the_exact_match_cache_is_in_use_as_the_flows_fill() {
+        for max_flows in [1, 64, 100, DEFAULT_MAX_FLOWS, MAX_FLOWS] {
+            let all = exact_sets(max_flows);
             let mut flows = 1;
             while flows <= max_flows {
                 let mask = exact_mask(cache_sets(flows) - 1, flows, max_flows);
-                assert!((mask + 1).is_power_of_two());
-                let entries = (mask + 1) * EXACT_WAYS;
+                assert!((mask + 1).is_power_of_two() && mask < all);
                 if flows <= all {
-                    assert!(entries >= (2 * flows).min(all), "{mask} for {flows}");
+                    let entries = (mask + 1) * EXACT_WAYS;
+                    assert!(entries >= 2 * flows, "{entries} for {flows}");
                 } else {
                     assert_eq!(mask, 0, "{flows}");
                 }

@@ -105,8 +105,11 @@ fn word(entry: *const Entry, place: usize) -> u64 {
 #[inline(always)]
 pub(crate) fn forward_at_once(context: &XdpContext, moment: &mut Moment) -> Option<u32> {
     let (_, now) = moment.time();
+    if moment.is_refusing() {
+        return None;
+    }
     let settings = SETTINGS.get(0)?;
-    if moment.is_refusing() || !is_in_use(settings) {
+    if !is_in_use(settings) {
         return None;
     }
     let (frame, ip_len) = usual::read(context)?;
@@ -187,7 +190,7 @@ pub(crate) fn forward(
     None
 }
 
-/// Returns whether there are so few flows that most find an entry.
+/// Returns whether there are so few flows that all find room.
 #[inline(always)]
 fn is_in_use(settings: &Settings) -> bool {
     KEEPS_ORDER && settings.exact_mask != 0

@@ -186,11 +186,13 @@ pub(crate) fn process(context: &XdpContext) -> Result<u32, Exit> {
     let mut found = code::UNDECIDED;
     if scratch.parsed.has_ports() {
         found = unknown(context, scratch);
-        if found != code::DONE && scratch.parsed.kind == Kind::Datagram {
-            return code::outcome(found);
-        }
     }
-    code::outcome(thorough(context, scratch, found))
+    if scratch.parsed.kind != Kind::Datagram {
+        found = thorough(context, scratch, found);
+    } else if found == code::DONE {
+        found = datagram(context, scratch);
+    }
+    code::outcome(found)
 }
 
 /// [`quick`] for usual packets alone, at offsets that the compiler knows; what they become is kept in
@@ -286,16 +288,32 @@ fn known_flow(
     Ok(None)
 }
 
-/// The rest of the way, for every packet that [`quick`] has read and not decided; `found` is what
-/// [`unknown`] said of one with ports.
+/// The rest of the way for whole datagrams that [`unknown`] has found a flow for. A function of its own:
+/// code that new flows jump about in is read from memory again and again.
+#[inline(never)]
+fn datagram(context: &XdpContext, scratch: &mut Scratch) -> u32 {
+    let result = Node::again(context, scratch).and_then(|node| {
+        let direction = scratch.found.direction;
+        let Some(place) = scratch.found.place() else {
+            return Err(Exit::Drop(DropReason::Inconsistent));
+        };
+        if direction == Direction::In {
+            cache::remember(&node, &scratch.parsed, place.index);
+        }
+        scratch.outgoing = translation(&node, &scratch.parsed, &place, direction)?;
+        send(context, &node, scratch, &place, direction)
+    });
+    code::of(result)
+}
+
+/// The rest of the way for all but whole datagrams; `found` is what [`unknown`] said of a first piece.
 #[inline(never)]
 fn thorough(context: &XdpContext, scratch: &mut Scratch, found: u32) -> u32 {
     let result = match scratch.parsed.kind {
-        Kind::Datagram => datagram(context, scratch, found),
         Kind::FirstPiece => first_piece(context, scratch, found),
         Kind::LaterPiece => later_piece(context, scratch),
         Kind::Icmp => return icmp_error(context, scratch),
-        Kind::Unusable => Err(if service::is_vip(scratch.parsed.destination) {
+        Kind::Datagram | Kind::Unusable => Err(if service::is_vip(scratch.parsed.destination) {
             Exit::Drop(scratch.parsed.reason)
         } else {
             Exit::Pass
@@ -310,21 +328,6 @@ fn icmp_error(context: &XdpContext, scratch: &mut Scratch) -> u32 {
     let result =
         Node::again(context, scratch).and_then(|node| icmp::forward(context, &node, scratch));
     code::of(result)
-}
-
-#[inline(always)]
-fn datagram(context: &XdpContext, scratch: &mut Scratch, found: u32) -> Result<u32, Exit> {
-    code::done(found)?;
-    let node = Node::again(context, scratch)?;
-    let direction = scratch.found.direction;
-    let Some(place) = scratch.found.place() else {
-        return Err(Exit::Drop(DropReason::Inconsistent));
-    };
-    if direction == Direction::In {
-        cache::remember(&node, &scratch.parsed, place.index);
-    }
-    scratch.outgoing = translation(&node, &scratch.parsed, &place, direction)?;
-    send(context, &node, scratch, &place, direction)
 }
 
 /// The first piece of a datagram goes the way of a whole one, and shows the others theirs.
