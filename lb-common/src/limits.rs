@@ -93,8 +93,8 @@ pub const MAX_FRAGMENTS: u32 = 16_384;
 pub const FRAGMENT_LIFETIME_S: u32 = 30;
 /// Extension headers that may stand before UDP in an IPv6 packet.
 pub const MAX_EXTENSION_HEADERS: usize = 4;
-/// Token buckets of sources: a power of two.
-pub const SOURCE_BUCKETS: u32 = 131_072;
+/// Token buckets of sources in each of two rows.
+pub const SOURCE_BUCKETS: u32 = 32_768;
 /// Bytes of a name in a map value.
 pub const NAME_BYTES: usize = 64;
 

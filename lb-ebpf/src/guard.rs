@@ -15,11 +15,8 @@ use crate::{
     pipeline::Node,
 };
 
-/// Entries of `buckets`: those of sources, and one for each service.
-pub(crate) const BUCKET_ENTRIES: u32 = SOURCE_BUCKETS + MAX_SERVICES;
-
-/// Buckets in a cache line.
-const LINE: u32 = 8;
+/// Entries of `buckets`: two rows for sources, and a bucket for each service.
+pub(crate) const BUCKET_ENTRIES: u32 = 2 * SOURCE_BUCKETS + MAX_SERVICES;
 
 /// Halvings that lead from every range to one.
 const STEPS: u32 = lb_common::limits::MAX_RANGES.ilog2() + 1;
@@ -75,7 +72,7 @@ pub(crate) fn limit(node: &Node, parsed: &Parsed, service: &Service) -> Result<(
         }
     }
     if service.new_flows_per_second != 0 {
-        let bucket = SOURCE_BUCKETS + (id & (MAX_SERVICES - 1));
+        let bucket = 2 * SOURCE_BUCKETS + (id & (MAX_SERVICES - 1));
         if take(bucket, node.now_ns, service.new_flows_per_second) == 0 {
             return Err(DropReason::ServiceLimited);
         }
@@ -83,18 +80,17 @@ pub(crate) fn limit(node: &Node, parsed: &Parsed, service: &Service) -> Result<(
     Ok(())
 }
 
-/// Returns the two buckets of a source on a service. They lie in one cache line, which a new source
-/// finds in no cache.
+/// Returns the two buckets of a source on a service.
 #[inline(always)]
 fn source_buckets(seed: u64, source: u64, service: u32) -> [u32; 2] {
     let mut hash = (source ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash = (hash ^ hash >> 32 ^ u64::from(service)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash ^= hash >> 31;
-    let line = hash as u32 & (SOURCE_BUCKETS - LINE);
-    let one = (hash >> 32) as u32 & (LINE - 1);
-    // From 1 to 7: a bucket that is not the first.
-    let apart = 1 + ((hash >> 48) as u32 * (LINE - 1) >> 16);
-    [line | one, line | (one ^ apart)]
+    let mask = SOURCE_BUCKETS - 1;
+    [
+        hash as u32 & mask,
+        SOURCE_BUCKETS + ((hash >> 32) as u32 & mask),
+    ]
 }
 
 /// Takes a token; returns 1, or zero if there is none.

@@ -156,11 +156,9 @@ pub(crate) static ENDPOINT_CACHE: Array<u32, { MAX_ENDPOINTS as usize }> = Array
 pub(crate) static SERVICE_CACHE: PerCpuArray<service::Copied, { SERVICE_COPIES as usize }> =
     PerCpuArray::new();
 
-/// Token buckets of sources and services; see [`crate::guard`]. Written by: the program. Mappable
-/// for the same reason as `cache`.
+/// Token buckets of sources and services; see [`crate::guard`]. Written by: the program.
 #[btf_map(name = "buckets")]
-pub(crate) static BUCKETS: Array<u64, { BUCKET_ENTRIES as usize }, { BPF_F_MMAPABLE as usize }> =
-    Array::new();
+pub(crate) static BUCKETS: Array<u64, { BUCKET_ENTRIES as usize }> = Array::new();
 
 /// The next identification of a fragmented datagram. Written by: the program.
 #[btf_map(name = "identification")]
