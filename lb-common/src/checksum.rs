@@ -98,13 +98,7 @@ impl Delta {
     #[inline(always)]
     #[must_use]
     pub const fn apply_udp(self, checksum: u16) -> u16 {
-        if checksum == 0 {
-            return 0;
-        }
-        match self.apply(checksum) {
-            0 => 0xffff,
-            updated => updated,
-        }
+        udp(checksum, self.apply(checksum))
     }
 }
 
@@ -150,13 +144,17 @@ impl FoldedDelta {
     #[inline(always)]
     #[must_use]
     pub const fn apply_udp(self, checksum: u16) -> u16 {
-        if checksum == 0 {
-            return 0;
-        }
-        match self.apply(checksum) {
-            0 => 0xffff,
-            updated => updated,
-        }
+        udp(checksum, self.apply(checksum))
+    }
+}
+
+/// Returns what stands in a UDP header in place of an updated checksum.
+#[inline(always)]
+const fn udp(before: u16, updated: u16) -> u16 {
+    match (before, updated) {
+        (0, _) => 0,
+        (_, 0) => 0xffff,
+        _ => updated,
     }
 }
 

@@ -3,7 +3,7 @@
 //! They are not secret. Who can choose source addresses freely can load one backend, as with any
 //! hash that nodes must agree on without talking.
 
-use crate::addr::words;
+use crate::{addr::words, limits::SOURCE_BUCKETS};
 
 /// Returns the hash of a client's address, already cut to its prefix.
 #[inline(always)]
@@ -49,6 +49,22 @@ pub const fn exact_set(seed: u64, addresses: u64, ports: u32, mask: u32) -> u32 
     let hash = (addresses ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let hash = (hash ^ hash >> 32 ^ ports as u64).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     (hash >> 40) as u32 & mask
+}
+
+/// Returns the places in `buckets` of the two token buckets of a source on a service: one in each row.
+/// A source is an IPv4 address in the last eight bytes of its mapped form, or the first eight bytes of
+/// an IPv6 address, as a number in memory order.
+#[inline(always)]
+#[must_use]
+pub const fn source_buckets(seed: u64, source: u64, service: u32) -> [u32; 2] {
+    let mut hash = (source ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash = (hash ^ hash >> 32 ^ service as u64).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash ^= hash >> 31;
+    let mask = SOURCE_BUCKETS - 1;
+    [
+        hash as u32 & mask,
+        SOURCE_BUCKETS + ((hash >> 32) as u32 & mask),
+    ]
 }
 
 /// Returns the hash of a name (FNV-1a, then mixed).

@@ -129,6 +129,8 @@ pub(crate) fn forward_at_once(context: &XdpContext, moment: &mut Moment) -> Opti
 /// second of `stamp`; it came in by the interface of this index, which has this place in the settings.
 /// Returns the XDP action; `None`: the packet is as it was.
 ///
+/// While the cache is not in use nothing is remembered, so nothing is found.
+///
 /// All that this does to a packet the other parts of the program do as well. It is here because
 /// nothing else is as much of the work: the frame is read and written in words, as entries have
 /// them.
@@ -141,7 +143,7 @@ pub(crate) fn forward(
     frame: &mut usual::Frame,
     ip_len: usize,
 ) -> Option<u32> {
-    if !is_in_use(settings) || usual::ttl(frame) <= 1 {
+    if usual::ttl(frame) <= 1 {
         return None;
     }
     let stamp = stamp.word();

@@ -2,6 +2,7 @@
 
 use lb_common::{
     guard::take_token,
+    hash,
     limits::{MAX_SERVICES, SOURCE_BUCKETS},
     service::Service,
     verdict::DropReason,
@@ -62,7 +63,7 @@ pub(crate) fn limit(node: &Node, parsed: &Parsed, service: &Service) -> Result<(
         } else {
             parsed.source.low
         };
-        let [one, other] = source_buckets(node.settings.seed, source, id);
+        let [one, other] = hash::source_buckets(node.settings.seed, source, id);
         let rate = service.new_flows_per_source;
         // A source that shares one bucket with a busy one still has the other to itself.
         let first = take(one, node.now_ns, rate);
@@ -78,19 +79,6 @@ pub(crate) fn limit(node: &Node, parsed: &Parsed, service: &Service) -> Result<(
         }
     }
     Ok(())
-}
-
-/// Returns the two buckets of a source on a service.
-#[inline(always)]
-fn source_buckets(seed: u64, source: u64, service: u32) -> [u32; 2] {
-    let mut hash = (source ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    hash = (hash ^ hash >> 32 ^ u64::from(service)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash ^= hash >> 31;
-    let mask = SOURCE_BUCKETS - 1;
-    [
-        hash as u32 & mask,
-        SOURCE_BUCKETS + ((hash >> 32) as u32 & mask),
-    ]
 }
 
 /// Takes a token; returns 1, or zero if there is none.

@@ -1487,7 +1487,15 @@ impl Buckets {
         self.full_at.clear();
     }
 
-    /// Forgets the sources: with another seed they have other buckets.
+    /// Returns the services and sources that have taken tokens.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = (u16, Address)> {
+        self.full_at.keys().filter_map(|bucket| match bucket {
+            Bucket::Source(service, source) => Some((*service, *source)),
+            Bucket::Service(_) => None,
+        })
+    }
+
+    /// Forgets the sources: with another seed they have other buckets, which are full.
     pub(crate) fn forget_sources(&mut self) {
         self.full_at
             .retain(|bucket, _| matches!(bucket, Bucket::Service(_)));

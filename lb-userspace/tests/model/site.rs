@@ -3,12 +3,16 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, sync::Arc, thread, time::Duration};
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray};
+use aya::{
+    maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray},
+    programs::ProgramInfo,
+};
 use lb_common::{
     affinity::{Affinity, AffinityKey},
     backend::Backend,
     flow::{Flow as FlowValue, FlowKey, FlowKey6},
     fragment::{Fragment, FragmentKey},
+    hash,
     limits::{cache_sets, exact_sets},
     map_names,
     record::Record,
@@ -70,6 +74,8 @@ struct Maps {
     fragments: HashMap<MapData, FragmentKey, Fragment>,
     stats: PerCpuArray<MapData, Counters>,
     drops: PerCpuArray<MapData, u64>,
+    /// Of the program that runs: they are not pinned.
+    buckets: Array<MapData, u64>,
 }
 
 impl Site {
@@ -135,7 +141,11 @@ impl Site {
                 .and_then(|()| self.compare(is_last || number % 16 == 15));
             match result {
                 Ok(()) => {}
-                Err(Trouble::Unclear) => return End::Unclear,
+                Err(Trouble::Unclear) => {
+                    // The model does not know which tokens that step has taken.
+                    self.reload();
+                    return End::Unclear;
+                }
                 Err(Trouble::Difference(difference)) => {
                     return End::Bad(self.story(seed, number, &step, &difference));
                 }
@@ -197,6 +207,11 @@ impl Site {
         operations.extend(model.backends.keys().map(|id| MapOp::RemoveBackend(*id)));
         operations.extend(model.pools.keys().map(|id| MapOp::RemovePool(*id)));
         let mut buckets = std::mem::take(&mut model.buckets);
+        // Under the next seed others would find them empty.
+        for (service, source) in buckets.sources() {
+            self.maps
+                .fill_buckets(model.settings.seed, service, &source);
+        }
         buckets.forget_sources();
         *model = Model {
             tables: std::mem::take(&mut model.tables),
@@ -277,12 +292,7 @@ impl Site {
             }
             Step::Reload => {
                 self.log.push("reload".to_owned());
-                drop(self.kernel.take());
-                let kernel = Kernel::open(self.options.clone()).expect("the data path again");
-                assert!(kernel.adopted());
-                self.kernel = Some(kernel);
-                self.model.buckets.clear();
-                self.model.numbered.clear();
+                self.reload();
                 self.model.saw("reload");
             }
             Step::Fill(table, full) => {
@@ -291,6 +301,17 @@ impl Site {
             }
         }
         Ok(())
+    }
+
+    /// Loads the program anew, with token buckets that are full.
+    fn reload(&mut self) {
+        drop(self.kernel.take());
+        let kernel = Kernel::open(self.options.clone()).expect("the data path again");
+        assert!(kernel.adopted());
+        self.kernel = Some(kernel);
+        self.maps.buckets = buckets(&self.options.pin_directory);
+        self.model.buckets.clear();
+        self.model.numbered.clear();
     }
 
     /// Runs the program on a frame, and compares what became of it.
@@ -473,6 +494,21 @@ impl Maps {
             drops: Map::PerCpuArray(data(map_names::DROPS))
                 .try_into()
                 .expect("drops"),
+            buckets: buckets(directory),
+        }
+    }
+
+    /// Fills the token buckets of a source that has taken some.
+    fn fill_buckets(&mut self, seed: u64, service: u16, source: &Address) {
+        let (high, low) = source.split_at(8);
+        let half = if is_v4(source) { low } else { high };
+        let number = u64::from_ne_bytes(half.try_into().expect("eight bytes"));
+        let places = hash::source_buckets(seed, number, u32::from(service));
+        let full_at = places.map(|place| self.buckets.get(&place, 0).expect("a bucket"));
+        // One may be full already, if it was another source's as well.
+        assert_ne!(full_at, [0, 0], "the buckets of {source:?} lie elsewhere");
+        for place in places {
+            self.buckets.set(place, 0, 0).expect("a full bucket");
         }
     }
 
@@ -846,6 +882,20 @@ fn wait_for_room_in_the_second() {
     while !(tick_ns()..985_000_000).contains(&(wire_clock().0 % 1_000_000_000)) {
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Opens the token buckets of the program that is pinned in a directory.
+fn buckets(directory: &Path) -> Array<MapData, u64> {
+    let program = ProgramInfo::from_pin(directory.join("program")).expect("a pinned program");
+    let ids = program.map_ids().expect("its maps").expect("some");
+    let named = |id: &u32| {
+        let info = MapInfo::from_id(*id).expect("a map");
+        info.name_as_str() == Some("buckets")
+    };
+    let id = ids.into_iter().find(named).expect("token buckets");
+    Map::Array(MapData::from_id(id).expect("token buckets"))
+        .try_into()
+        .expect("token buckets")
 }
 
 #[expect(
