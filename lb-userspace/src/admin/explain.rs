@@ -64,7 +64,8 @@ fn explain_service(
     let ranges = state.client_ranges.of(&service.name);
     let blocked = ranges.is_some_and(|(_, ranges)| is_blocked(ranges, &addr::bytes(client)));
     let refuser = blocked.then(|| state.refuser(service, client)).flatten();
-    let choice = choose(image, value, client, remembered);
+    let own_check = choice::own_check_in_maps(image, value);
+    let choice = choose(image, value, &own_check, client, remembered);
     let lifetime_s = choice::lifetime(image, value);
     let held = |view: &crate::dataplane::FlowView| {
         view.client.0 == client && view.vip == (service.vip, service.port)

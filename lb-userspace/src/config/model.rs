@@ -315,6 +315,30 @@ impl Service {
         SocketAddr::new(self.vip, self.port)
     }
 
+    /// Returns whether the service chooses a backend for each client.
+    #[must_use]
+    pub fn is_balanced(&self) -> bool {
+        match self.forwarding {
+            Forwarding::Snat | Forwarding::Tcp | Forwarding::Http => true,
+            Forwarding::Redirect | Forwarding::Monitor => false,
+        }
+    }
+
+    /// Returns whether the proxy accepts its clients.
+    #[must_use]
+    pub fn is_proxied(&self) -> bool {
+        match self.forwarding {
+            Forwarding::Tcp | Forwarding::Http | Forwarding::Redirect => true,
+            Forwarding::Snat | Forwarding::Monitor => false,
+        }
+    }
+
+    /// Iterates over the names of its pools: its own, and those of its routes.
+    pub fn pools(&self) -> impl Iterator<Item = &str> {
+        let routes = self.routes.iter().map(|route| route.pool.as_str());
+        self.pool.as_deref().into_iter().chain(routes)
+    }
+
     /// Returns the port on which `backend` serves this service.
     #[must_use]
     pub fn port_of(&self, backend: &Backend) -> u16 {

@@ -449,8 +449,8 @@ fn served_changes(before: &DesiredState, after: &DesiredState, changes: &mut Vec
             pool: pool.name.clone(),
             served,
             services: after
-                .snat_services()
-                .filter(|service| service.pool.as_deref() == Some(pool.name.as_str()))
+                .balanced_services()
+                .filter(|service| service.pools().any(|name| name == pool.name))
                 .map(|service| service.name.clone())
                 .collect(),
         });

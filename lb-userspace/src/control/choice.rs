@@ -72,11 +72,21 @@ pub fn lifetime(image: &Image, service: &Service) -> u32 {
     lifetime_s(service.affinity_timeout_s, image.settings.flow_timeout_s)
 }
 
-/// Returns where the next new flow of `client` on `service` goes.
+/// Returns whether a service that XDP forwards finds a backend up by its own check, if it has one.
+pub fn own_check_in_maps<'a>(image: &'a Image, service: &'a Service) -> impl Fn(u16) -> bool + 'a {
+    move |id| {
+        let backend = image.backends.get(&id);
+        backend.is_some_and(|backend| backend.serves_service(service.id as u8))
+    }
+}
+
+/// Returns where the next new flow of `client` on `service` goes; `own_check` says whether the
+/// service finds a backend up by its own check.
 #[must_use]
 pub fn choose(
     image: &Image,
     service: &Service,
+    own_check: &dyn Fn(u16) -> bool,
     client: IpAddr,
     remembered: Option<Remembered>,
 ) -> Choice {
@@ -88,7 +98,7 @@ pub fn choose(
         let somebody = image.pools.get(&service.pool).is_some_and(|pool| {
             members(&pool.pool)
                 .iter()
-                .any(|&id| usable(image, service, id, true))
+                .any(|&id| usable(image, service, id) && own_check(id))
         });
         return match somebody {
             true => Choice {
@@ -100,7 +110,7 @@ pub fn choose(
     }
     let hash = hash::source(&client_of(service, client));
     let remembered = remembered.filter(|held| held.age_s <= lifetime(image, service));
-    let detour = |from| match by_hash(image, service, hash, true) {
+    let detour = |from| match by_hash(image, service, hash, own_check) {
         Some(backend) => Choice {
             backend: Some(backend),
             because: Because::Detour { from },
@@ -112,7 +122,7 @@ pub fn choose(
         && backend.serves()
         && backend.pool == service.pool
     {
-        if backend.serves_service(service.id as u8) {
+        if own_check(id) {
             return Choice {
                 backend: Some(id),
                 because: Because::Affinity,
@@ -120,10 +130,10 @@ pub fn choose(
         }
         return detour(id);
     }
-    let Some(id) = by_hash(image, service, hash, false) else {
+    let Some(id) = by_hash(image, service, hash, &|_| true) else {
         return nobody;
     };
-    if !usable(image, service, id, true) {
+    if !own_check(id) {
         return detour(id);
     }
     Choice {
@@ -135,15 +145,20 @@ pub fn choose(
     }
 }
 
-/// The table's choice, or the next member that can serve.
-fn by_hash(image: &Image, service: &Service, hash: u32, own_check: bool) -> Option<u16> {
+/// The table's choice, or the next member that can serve and that `accepts` takes.
+fn by_hash(
+    image: &Image,
+    service: &Service,
+    hash: u32,
+    accepts: &dyn Fn(u16) -> bool,
+) -> Option<u16> {
     let pool = image.pools.get(&service.pool)?;
     let slot = (hash % MAGLEV_SLOTS) as usize;
     let chosen = pool
         .table
         .get(slot)
         .and_then(|&id| u16::try_from(id).ok())
-        .filter(|&id| usable(image, service, id, own_check));
+        .filter(|&id| usable(image, service, id) && accepts(id));
     if chosen.is_some() {
         return chosen;
     }
@@ -153,15 +168,12 @@ fn by_hash(image: &Image, service: &Service, hash: u32, own_check: bool) -> Opti
         .iter()
         .chain(&members[..first])
         .copied()
-        .find(|&id| usable(image, service, id, own_check))
+        .find(|&id| usable(image, service, id) && accepts(id))
 }
 
-fn usable(image: &Image, service: &Service, id: u16, own_check: bool) -> bool {
-    image.backends.get(&id).is_some_and(|backend| {
-        backend.takes_new()
-            && backend.pool == service.pool
-            && (!own_check || backend.serves_service(service.id as u8))
-    })
+fn usable(image: &Image, service: &Service, id: u16) -> bool {
+    let backend = image.backends.get(&id);
+    backend.is_some_and(|backend| backend.takes_new() && backend.pool == service.pool)
 }
 
 #[cfg(test)]
@@ -200,7 +212,13 @@ mod tests {
             .find(|(key, _)| key.port == port)
             .expect("the service");
         let remembered = remembered.map(|(backend, age_s)| Remembered { backend, age_s });
-        choose(&image, service, ip("10.9.9.9"), remembered)
+        choose(
+            &image,
+            service,
+            &own_check_in_maps(&image, service),
+            ip("10.9.9.9"),
+            remembered,
+        )
     }
 
     /// The backend that the table gives to the test's client, and the other one.
@@ -332,7 +350,13 @@ mod tests {
         }
         let service = image.services.values().find(|s| s.backend_port == 443);
 
-        let choice = choose(&image, service.expect("it"), ip("10.9.9.9"), None);
+        let choice = choose(
+            &image,
+            service.expect("it"),
+            &|_| true,
+            ip("10.9.9.9"),
+            None,
+        );
 
         assert_eq!(choice.backend, Some(other));
     }

@@ -100,10 +100,13 @@ pub fn render(state: &DesiredState, tables: &mut Tables) -> Image {
 pub fn sweep_settings(state: &DesiredState, image: &Image) -> SweepSettings {
     let node = &state.config.node;
     let mut affinity_timeouts_s = BTreeMap::new();
-    for service in image.services.values() {
-        if service.flags & KernelService::AFFINITY != 0 {
-            let longest = affinity_timeouts_s.entry(service.group).or_insert(0);
-            *longest = service.affinity_timeout_s.max(*longest);
+    for service in state.balanced_services() {
+        let Some(value) = service_value(state, service, service.pool.as_deref()) else {
+            continue;
+        };
+        if value.flags & KernelService::AFFINITY != 0 {
+            let longest = affinity_timeouts_s.entry(value.group).or_insert(0);
+            *longest = value.affinity_timeout_s.max(*longest);
         }
     }
     SweepSettings {
@@ -280,7 +283,10 @@ pub fn backend_value(state: &DesiredState, pool: &Pool, configured: &Backend) ->
         name: name(&configured.name),
         ..KernelBackend::FREE
     };
-    if let Ok(way) = state.way(pool, configured) {
+    if !state.is_in_xdp(&pool.name) {
+        // The proxy goes the ways of the host.
+        value.reachable = 1;
+    } else if let Ok(way) = state.way(pool, configured) {
         value.interface = way.interface;
         value.mac = way.mac;
         value.source_mac = way.source_mac;
@@ -339,19 +345,34 @@ fn services_down(state: &DesiredState, known: &BackendState) -> [u32; SERVICE_WO
 
 fn kernel_service(state: &DesiredState, service: &Service) -> Option<(ServiceKey, KernelService)> {
     let identity = ServiceIdentity::of(service)?;
+    let key = ServiceKey::new(addr::bytes(identity.vip), identity.port, identity.protocol);
+    let value = KernelService {
+        id: state.service_number(service)?,
+        ..service_value(state, service, Some(&identity.pool))?
+    };
+    Some((key, value))
+}
+
+/// Returns a service as choices are made for it from one of its pools; `None` while the pool has no
+/// number. Its own number is zero: only services that XDP forwards have one.
+#[must_use]
+pub fn service_value(
+    state: &DesiredState,
+    service: &Service,
+    pool: Option<&str>,
+) -> Option<KernelService> {
     let persistence = &service.persistence;
     let (ranges_first, ranges_count) = match state.client_ranges.of(&service.name) {
         Some((first, ranges)) => (first, u32::try_from(ranges.len()).unwrap_or(u32::MAX)),
         None => (0, 0),
     };
-    let key = ServiceKey::new(addr::bytes(identity.vip), identity.port, identity.protocol);
-    let value = KernelService {
-        id: state.service_number(service)?,
-        pool: state.pool_number(&identity.pool)?,
-        backend_port: identity.backend_port,
+    Some(KernelService {
+        id: 0,
+        pool: state.pool_number(pool?)?,
+        backend_port: service.backend_port.unwrap_or(service.port),
         flags: match persistence.key {
-            PersistenceKey::None => 0,
-            PersistenceKey::SourceIp | PersistenceKey::Cookie => KernelService::AFFINITY,
+            PersistenceKey::None | PersistenceKey::Cookie => 0,
+            PersistenceKey::SourceIp => KernelService::AFFINITY,
         },
         group: affinity::group_number(&persistence.group),
         affinity_timeout_s: seconds(persistence.timeout),
@@ -363,8 +384,7 @@ fn kernel_service(state: &DesiredState, service: &Service) -> Option<(ServiceKey
         new_flows_per_second: service.limits.new_flows_per_second,
         new_flows_per_source: service.limits.new_flows_per_source,
         name: name(&service.name),
-    };
-    Some((key, value))
+    })
 }
 
 /// Returns a duration in whole seconds, at least one: a fraction is rounded up.

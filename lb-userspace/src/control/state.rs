@@ -219,6 +219,14 @@ impl DesiredState {
             .filter(|service| service.forwarding == Forwarding::Snat)
     }
 
+    /// Iterates over the services that choose backends for their clients, in XDP or in the proxy.
+    pub fn balanced_services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.config
+            .services
+            .iter()
+            .filter(|service| service.is_balanced())
+    }
+
     /// Iterates over the backends of every pool, in the order of the configuration.
     pub fn pool_backends(&self) -> impl Iterator<Item = (&Arc<Pool>, &Backend)> {
         self.config
@@ -233,9 +241,17 @@ impl DesiredState {
         self.config.pools.iter().find(|pool| pool.name == name)
     }
 
-    /// Returns whether a service that XDP forwards uses the pool.
+    /// Returns whether a service chooses from the pool: its backends have numbers then, which
+    /// affinity entries hold.
     #[must_use]
     pub fn is_in_maps(&self, pool: &str) -> bool {
+        self.balanced_services()
+            .any(|service| service.pools().any(|name| name == pool))
+    }
+
+    /// Returns whether XDP forwards to the pool: its backends need a next hop then.
+    #[must_use]
+    pub fn is_in_xdp(&self, pool: &str) -> bool {
         self.snat_services()
             .any(|service| service.pool.as_deref() == Some(pool))
     }

@@ -28,15 +28,17 @@ impl DesiredState {
             .iter()
             .filter_map(|service| ServiceIdentity::of(service))
             .collect();
-        let pools: BTreeSet<String> = services
+        let pools: BTreeSet<&str> = config
+            .services
             .iter()
-            .map(|service| service.pool.clone())
+            .filter(|service| service.is_balanced())
+            .flat_map(|service| service.pools())
             .collect();
-        numbers.pools.retain(pass, |name| pools.contains(name));
+        numbers.pools.retain(pass, |name| pools.contains(name.as_str()));
         for pool in config
             .pools
             .iter()
-            .filter(|pool| pools.contains(&pool.name))
+            .filter(|pool| pools.contains(pool.name.as_str()))
         {
             numbers.pools.assign(&pool.name);
         }
@@ -50,7 +52,7 @@ impl DesiredState {
         let backends: Vec<BackendIdentity> = config
             .pools
             .iter()
-            .filter(|pool| pools.contains(&pool.name))
+            .filter(|pool| pools.contains(pool.name.as_str()))
             .flat_map(|pool| {
                 pool.backends
                     .iter()
@@ -92,7 +94,7 @@ impl DesiredState {
             let Some(state) = self.backend(pool, backend) else {
                 continue;
             };
-            if !self.is_in_maps(&pool.name) {
+            if !self.is_in_xdp(&pool.name) {
                 continue;
             }
             for source in self.sources(backend, state) {

@@ -51,7 +51,7 @@ impl DesiredState {
             via: hop.via,
             snat_mask: 0,
         };
-        if !self.is_in_maps(&pool.name) {
+        if !self.is_in_xdp(&pool.name) {
             return Ok(way);
         }
         if link.is_none() {
