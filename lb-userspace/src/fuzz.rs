@@ -15,7 +15,7 @@ use std::cell::OnceCell;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{admin, cli, config, control, dataplane, health, net, tls};
+use crate::{admin, cli, config, control, dataplane, health, net, proxy, tls};
 
 /// One function of bytes.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     target("admin-request", admin::fuzz::request, 400),
     target("certificate", tls::fuzz::certificate, 4000),
+    target("client-hello", proxy::fuzz::client_hello, 4000),
     target("command-line", cli::fuzz::command_line, 400),
     target("configuration", config::fuzz::configuration, 800),
     target("daemon-answer", cli::fuzz::daemon_answer, 2000),
@@ -39,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     target("host-files", host_files, 4000),
     target("http-answer", health::fuzz::http_answer, 1500),
     target("overrides", control::fuzz::overrides, 4000),
+    target("proxy-protocol", proxy::fuzz::header, 4000),
     target("site", control::fuzz::site, 60),
     target("tls-answer", health::fuzz::tls_answer, 1000),
     target("type-information", dataplane::layout::fuzz::layout, 4000),

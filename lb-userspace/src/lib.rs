@@ -12,6 +12,7 @@
 //! | [`health`] | probes and their judgement | config, tls |
 //! | [`net`] | interfaces, next hops, addresses, announcements, reserved ports | netlink |
 //! | [`config`] | from the file to types that cannot be wrong | `toml`, in `config::raw` alone |
+//! | `proxy` | TCP in user space: streams, requests, the access log | config, tls |
 //! | [`tls`] | how a server's certificate is judged | `rustls` |
 //! | [`telemetry`] | the log | `tracing` |
 //! | `fuzz` | every reader of outside input as a function of bytes; not in the binary | everything |
@@ -45,5 +46,6 @@ pub mod dataplane;
 pub mod fuzz;
 pub mod health;
 pub mod net;
+mod proxy;
 pub mod telemetry;
 pub mod tls;

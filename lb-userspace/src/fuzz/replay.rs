@@ -120,6 +120,7 @@ macro_rules! tests {
 tests! {
     any_admin_request_is_answered: "admin-request",
     any_certificate_is_judged: "certificate",
+    any_beginning_of_tls_has_a_name_or_none: "client-hello",
     any_command_line_is_understood_or_refused: "command-line",
     any_configuration_is_judged_and_expands_to_the_same: "configuration",
     any_answer_of_a_daemon_is_shown_or_refused: "daemon-answer",
@@ -127,6 +128,7 @@ tests! {
     any_list_of_the_host_is_read_or_refused: "host-files",
     any_http_answer_of_a_backend_is_judged: "http-answer",
     any_file_of_run_time_changes_keeps_its_meaning: "overrides",
+    any_proxy_header_is_read_or_refused: "proxy-protocol",
     any_site_that_can_be_run_is_carried_out: "site",
     any_tls_answer_of_a_backend_is_judged: "tls-answer",
     any_type_information_is_compared_or_refused: "type-information",

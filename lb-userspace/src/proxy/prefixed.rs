@@ -1,0 +1,129 @@
+//! A stream of which some bytes have been read already.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Gives the bytes that were read before first, then those of the stream. What is written goes to
+/// the stream.
+#[derive(Debug)]
+pub(crate) struct Prefixed<S> {
+    prefix: BytesMut,
+    inner: S,
+}
+
+impl<S> Prefixed<S> {
+    pub(crate) fn new(prefix: BytesMut, inner: S) -> Self {
+        Self { prefix, inner }
+    }
+
+    /// The stream itself, for its addresses and options.
+    #[must_use]
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the bytes that nobody has read yet, and the stream.
+    #[must_use]
+    pub(crate) fn into_parts(self) -> (BytesMut, S) {
+        (self.prefix, self.inner)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.inner).poll_read(context, buffer);
+        }
+        let count = self.prefix.len().min(buffer.remaining());
+        buffer.put_slice(&self.prefix[..count]);
+        self.prefix.advance(count);
+        if self.prefix.is_empty() {
+            // The connection may live for hours: the memory goes back now.
+            self.prefix = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    reason = "a test may panic where its set-up fails"
+)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_read_before_comes_first_and_writes_go_through() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut stream = Prefixed::new(BytesMut::from("before "), near);
+        assert!(stream.get_ref().is_write_vectored() && stream.is_write_vectored());
+        far.write_all(b"after").await.unwrap();
+        far.shutdown().await.unwrap();
+
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "before after");
+
+        let parts = [IoSlice::new(b"a"), IoSlice::new(b"b")];
+        assert_eq!(stream.write_vectored(&parts).await.unwrap(), 2);
+        stream.shutdown().await.unwrap();
+        let mut back = String::new();
+        far.read_to_string(&mut back).await.unwrap();
+        assert_eq!(back, "ab");
+    }
+
+    #[tokio::test]
+    async fn a_small_buffer_gets_the_prefix_in_pieces_and_the_rest_stays() {
+        let mut stream = Prefixed::new(BytesMut::from("prefix"), tokio::io::empty());
+        let mut piece = [0; 4];
+        assert_eq!(stream.read(&mut piece).await.unwrap(), 4);
+        assert_eq!(&piece, b"pref");
+        assert_eq!(stream.read(&mut []).await.unwrap(), 0);
+
+        let (rest, _) = stream.into_parts();
+        assert_eq!(&rest[..], b"ix");
+    }
+}
