@@ -30,4 +30,5 @@ mod snat_ports;
 mod soak;
 mod spread;
 mod the_lab;
+mod the_web_lab;
 mod vlan;
