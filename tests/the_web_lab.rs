@@ -12,6 +12,7 @@ use lb_tests::lab::{
     curl::Curl,
     eventually::eventually,
     gate::Gate,
+    kerberos::{Kerberos, PORTAL},
     origin::{Origin, Response, filling, sign_on},
     raw::{Raw, RawAnswer},
     stream::End,
@@ -310,4 +311,65 @@ fn a_sign_on_belongs_to_its_connection() {
     println!("2000 requests in {:?}", start.elapsed());
     assert_eq!(origin.received(), 2005);
     assert_eq!(connect().get("a", "/", "").expect("an answer").status, 401);
+}
+
+#[test]
+fn users_sign_on_by_kerberos_and_each_connection_is_its_users() {
+    let lab = Lab::one_arm().build();
+    let authority = Authority::new(lab.directory(), "ca");
+    let backends = [lab.gateway(1), lab.gateway(2)];
+    let mut site = Kerberos::start(&lab, &authority, lab.router(), 5, &backends);
+    let url = format!("https://{PORTAL}/");
+    let curl = |server: SocketAddr| {
+        Curl::on(&lab, lab.client(1))
+            .resolve(PORTAL, server)
+            .trust(&authority.file())
+    };
+    let negotiate = |server: SocketAddr, environment: &[(String, String)]| {
+        curl(server)
+            .options(&["--negotiate", "--user", ":"])
+            .environment(environment)
+    };
+
+    let refused = curl(site.apache(1)).get(&url).one();
+    assert_eq!((refused.status, refused.header("x-user")), (401, None));
+    assert_eq!(refused.header("www-authenticate"), Some("Negotiate"));
+    let health = curl(site.apache(1)).get(&format!("{url}healthcheck")).one();
+    assert_eq!(health.status, 404, "nobody signs on for this page");
+
+    for user in 1..=5 {
+        let mut command = negotiate(site.apache(1), &site.user(user));
+        for _ in 0..20 {
+            command = command.get(&url);
+        }
+        for answer in command.run() {
+            assert_eq!(answer.status, 200, "{answer:?}; {}", site.log(1));
+            assert_eq!(answer.header("x-user"), Some(site.name(user).as_str()));
+        }
+    }
+
+    // The second request brings no token, and is the user's for the connection alone.
+    let answers = curl(site.apache(2))
+        .environment(&site.user(3))
+        .transfer(&["--negotiate", "--user", ":", &url])
+        .transfer(&[&url])
+        .run();
+    assert_eq!((answers[0].status, answers[1].status), (200, 200));
+    assert_eq!((answers[0].connections, answers[1].connections), (1, 0));
+    assert_eq!(answers[1].header("x-user"), Some(site.name(3).as_str()));
+    assert_eq!(answers[1].header("x-backend"), Some("gateway2"));
+    assert_eq!(
+        answers[0].header("x-connection"),
+        answers[1].header("x-connection")
+    );
+
+    let large = negotiate(site.apache(1), &site.large_user()).get(&url).one();
+    assert_eq!(large.status, 200, "{large:?}; {}", site.log(1));
+    assert_eq!(large.header("x-user"), Some(site.large_name().as_str()));
+    let sent = large.report["size_request"].as_u64().unwrap_or_default();
+    assert!(sent > 48_000, "{sent}");
+
+    site.restart(1);
+    let again = negotiate(site.apache(1), &site.user(1)).get(&url).one();
+    assert_eq!(again.header("x-user"), Some(site.name(1).as_str()));
 }
