@@ -37,6 +37,7 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use self::files::{quoted_path, read_named};
 use self::{
     across::Tables,
     keys::{Found, Keys, Place, Report},

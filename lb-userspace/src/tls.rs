@@ -1,16 +1,19 @@
-//! TLS towards backends: whom to trust, and what to say when the trust fails.
+//! TLS on both sides.
 //!
-//! A backend's certificate is judged by the system's roots, by a CA file, by its key alone, or not
+//! Towards clients, [`ServerTls`] holds a service's certificates. Towards backends, it is about whom
+//! to trust, and what to say when the trust fails: a backend's certificate is judged by the system's roots, by a CA file, by its key alone, or not
 //! at all ([`Trust`]). [`ClientTls`] turns that into a configuration of rustls and builds a new one
 //! when the CA file changes.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod key;
+mod server;
 mod verify;
 mod words;
 
 use std::{
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
@@ -23,11 +26,12 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-pub(crate) use self::words::printable;
 pub use self::{
     key::{KeyError, pin_of, pin_text},
+    server::{CertificateError, CertificateInfo, CertificatePart, ServerTls},
     words::describe,
 };
+pub(crate) use self::{server::read as read_certificate, words::printable};
 use crate::config::model::{Pin, Verify};
 
 /// Whom to trust at the other end of a connection to a backend.
@@ -144,6 +148,19 @@ struct Built {
 struct FileStamp {
     modified: Option<SystemTime>,
     length: u64,
+    inode: u64,
+}
+
+impl FileStamp {
+    /// Looks at a file, or at what a link leads to; `None` if nothing is there.
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
+            inode: metadata.ino(),
+        })
+    }
 }
 
 impl ClientTls {
@@ -204,11 +221,7 @@ impl ClientTls {
         let Trust::Ca(path) = &self.trust else {
             return None;
         };
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(FileStamp {
-            modified: metadata.modified().ok(),
-            length: metadata.len(),
-        })
+        FileStamp::of(path)
     }
 
     fn build(&self) -> Result<ClientConfig, TrustError> {

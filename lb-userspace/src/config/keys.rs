@@ -9,7 +9,7 @@ use std::{
 use super::{
     convert::{self, shown},
     error::Fault,
-    model::Warning,
+    model::{CertificateFiles, Warning},
     raw::{Kind, Table, Value},
     suggest::nearest,
 };
@@ -48,10 +48,16 @@ impl Place {
 pub(super) enum FileKind {
     /// One or more certificates, PEM.
     Certificates,
-    /// A private key, PEM.
-    PrivateKey,
     /// Anything that can be read.
     Any,
+}
+
+/// Where the files of a certificate are named.
+#[derive(Clone, Debug)]
+pub(super) struct CertificatePlaces {
+    pub(super) certificate: Place,
+    pub(super) key: Place,
+    pub(super) password_file: Place,
 }
 
 /// What reading a configuration brings to light.
@@ -60,6 +66,7 @@ pub(super) struct Report {
     faults: RefCell<Vec<Fault>>,
     warnings: RefCell<Vec<Warning>>,
     files: RefCell<Vec<(Place, PathBuf, FileKind)>>,
+    certificates: RefCell<Vec<(CertificatePlaces, CertificateFiles)>>,
 }
 
 impl Report {
@@ -94,6 +101,16 @@ impl Report {
     /// Returns the files noted so far.
     pub(super) fn files(&self) -> Vec<(Place, PathBuf, FileKind)> {
         self.files.borrow().clone()
+    }
+
+    /// Notes a certificate that clients will be shown.
+    pub(super) fn certificate(&self, places: CertificatePlaces, files: &CertificateFiles) {
+        self.certificates.borrow_mut().push((places, files.clone()));
+    }
+
+    /// Returns the certificates noted so far.
+    pub(super) fn certificates(&self) -> Vec<(CertificatePlaces, CertificateFiles)> {
+        self.certificates.borrow().clone()
     }
 
     /// Returns how many faults there are so far.
@@ -312,7 +329,9 @@ impl<'a> Keys<'a> {
 
     fn keys_of(&self, value: &'a Value, place: Place) -> Option<Self> {
         let message = match &value.kind {
-            Kind::Table(table) => return Some(Self::new(table, place, self.report)),
+            Kind::Table(table) => {
+                return Some(Self::new(table, origin_or(table, place), self.report));
+            }
             Kind::List(_) => "is a list, but there is only one; write one table".to_owned(),
             _ => format!(
                 "{} is not a table; write key = value in braces or under one header",

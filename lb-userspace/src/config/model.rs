@@ -542,10 +542,12 @@ pub struct Tls {
 /// One of `tls.certificates`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// Certificate chain, PEM.
+    /// Certificate chain, PEM; or a PFX, which holds the key too.
     pub certificate: PathBuf,
-    /// Private key, PEM.
-    pub key: PathBuf,
+    /// Private key, PEM; `None`: it stands in `certificate`.
+    pub key: Option<PathBuf>,
+    /// A file with the password of the PFX on its first line; `None`: there is no password.
+    pub password_file: Option<PathBuf>,
 }
 
 /// `tls.min_version`.

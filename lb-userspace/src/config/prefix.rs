@@ -95,6 +95,12 @@ impl Prefix {
             length,
         }
     }
+
+    /// Returns whether an address lies in the prefix.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.address.is_ipv4() && network(address, self.length) == self.address
+    }
 }
 
 fn network(address: IpAddr, length: u8) -> IpAddr {

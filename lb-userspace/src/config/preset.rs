@@ -80,11 +80,18 @@ pub(super) struct Site {
     pub(super) vip: String,
     pub(super) backends: Vec<Value>,
     pub(super) fqdn: Option<String>,
-    /// Certificate and key files, where TLS ends at vipd.
-    pub(super) certificate: Option<(String, String)>,
+    /// The certificate's files, where TLS ends at vipd.
+    pub(super) certificate: Option<SiteCertificate>,
     /// `verify`, `ca` and `pins` as they are to stand in `health` and `backend_tls`.
     pub(super) trust: Vec<(&'static str, Kind)>,
     pub(super) udp: bool,
+}
+
+/// `certificate`, `key` and `password_file` of a site.
+pub(super) struct SiteCertificate {
+    pub(super) certificate: String,
+    pub(super) key: Option<String>,
+    pub(super) password_file: Option<String>,
 }
 
 /// How long a client of RAS stays with its gateway: on TCP, and on UDP.
@@ -238,12 +245,14 @@ impl Site {
     }
 
     fn with_tls(&self, service: Table, http2: Option<bool>) -> Table {
-        let Some((certificate, key)) = &self.certificate else {
+        let Some(files) = &self.certificate else {
             return service;
         };
-        let files = Table::default()
-            .with("certificate", certificate.as_str())
-            .with("key", key.as_str());
+        let files = self
+            .own_keys()
+            .with("certificate", files.certificate.as_str())
+            .with_some("key", files.key.as_deref())
+            .with_some("password_file", files.password_file.as_deref());
         let tls = Table::default()
             .with("certificates", vec![Value::from(files)])
             .with_some("http2", http2);
@@ -303,6 +312,15 @@ impl Site {
         Table {
             line: self.line,
             origin,
+            ..Table::default()
+        }
+    }
+
+    /// A table whose keys are the site's own, so that faults of theirs are told at the site.
+    fn own_keys(&self) -> Table {
+        Table {
+            line: self.line,
+            origin: Some(self.place.clone()),
             ..Table::default()
         }
     }

@@ -6,7 +6,7 @@ use super::{
     convert, health,
     keys::{Keys, Place, Report},
     pool,
-    preset::{Preset, Site},
+    preset::{Preset, Site, SiteCertificate},
     raw::{Entry, Kind, Table, Value},
 };
 
@@ -90,6 +90,7 @@ fn read(keys: Keys<'_>, names: &mut Names, report: &Report) -> Option<Site> {
     let fqdn = keys.get("fqdn", convert::host);
     let certificate = keys.get("certificate", convert::path);
     let key = keys.get("key", convert::path);
+    let password_file = keys.get("password_file", convert::path);
     let udp = keys.get("udp", convert::boolean);
     let bridge = keys
         .get(
@@ -129,7 +130,11 @@ fn read(keys: Keys<'_>, names: &mut Names, report: &Report) -> Option<Site> {
             .map(|(value, _)| value.clone())
             .collect(),
         fqdn,
-        certificate: certificate.map(text).zip(key.map(text)),
+        certificate: certificate.map(|certificate| SiteCertificate {
+            certificate: text(certificate),
+            key: key.map(text),
+            password_file: password_file.map(text),
+        }),
         trust,
         udp: udp.unwrap_or(true),
     })
@@ -190,16 +195,20 @@ fn check_keys(keys: &Keys<'_>, preset: Preset, bridge: bool) {
         },
         "write the name that users open, such as \"portal.uni.edu\"",
     );
-    for (key, file) in [("certificate", "certificate chain"), ("key", "private key")] {
-        let remedy = match (ends_tls, ras) {
-            (true, _) => format!("name the file with the {file} (PEM)"),
-            (false, true) => {
-                "TLS passes through to the gateways: remove it, or write mode = \"bridge\""
-                    .to_owned()
-            }
-            (false, false) => "remove it".to_owned(),
-        };
-        check(key, either(ends_tls), &remedy);
+    let remedy = match (ends_tls, ras) {
+        (true, _) => "name the file with the certificate chain (PEM), or a PFX",
+        (false, true) => {
+            "TLS passes through to the gateways: remove it, or write mode = \"bridge\""
+        }
+        (false, false) => "remove it",
+    };
+    check("certificate", either(ends_tls), remedy);
+    for key in ["key", "password_file"] {
+        check(
+            key,
+            if ends_tls { Wanted::Maybe } else { Wanted::No },
+            remedy,
+        );
     }
     for key in ["udp", "mode"] {
         check(

@@ -1,4 +1,4 @@
-//! What a backend may show as its certificate.
+//! What a backend may show as its certificate, and what a file may hold as ours.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use super::{
     ClientTls, SystemRoots, Trust, describe,
     key::{pin_of, pin_text},
+    server,
 };
 use crate::{config::model::Pin, fuzz::assert_one_short_line};
 
@@ -16,6 +17,7 @@ const AUTHORITY: &[u8] = include_bytes!("../../fuzz/corpus/certificate/authority
 /// The certificate has a key whose pin can be written into the configuration, or has none; and
 /// every judgement of it is told in words.
 pub(crate) fn certificate(data: &[u8]) {
+    server::fuzz::certificate(data, AUTHORITY);
     let pin = pin_of(data);
     if let Ok(pin) = pin {
         assert_eq!(pin_text(&pin).parse(), Ok(pin));

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::super::{
     convert, health,
-    keys::{FileKind, Keys, Report},
+    keys::{CertificatePlaces, FileKind, Keys, Report},
     model::{
         BackendTls, CertificateFiles, Forwarding, Limits, ProxyProtocol, Redirect, Route, Timeouts,
         Tls, TlsVersion, Verify,
@@ -88,25 +88,36 @@ pub(super) fn tls(keys: Keys<'_>, report: &Report) -> Option<Tls> {
 fn certificate(keys: Keys<'_>, report: &Report) -> Option<CertificateFiles> {
     let certificate = keys.need(
         "certificate",
-        "name the file with the certificate chain (PEM)",
+        "name the file with the certificate chain (PEM), or a PFX",
         convert::path,
     );
-    let key = keys.need(
-        "key",
-        "name the file with the private key (PEM)",
-        convert::path,
-    );
-    if let Some(path) = &certificate {
-        report.file(keys.at("certificate"), path, FileKind::Certificates);
+    let key = keys.get("key", convert::path);
+    let password_file = keys.get("password_file", convert::path);
+    if keys.has("key") && keys.has("password_file") {
+        keys.fault(
+            "password_file",
+            "has no meaning beside key, since it opens a PFX, which holds its key; remove one of \
+             them",
+        );
     }
-    if let Some(path) = &key {
-        report.file(keys.at("key"), path, FileKind::PrivateKey);
-    }
+    let places = CertificatePlaces {
+        certificate: keys.at("certificate"),
+        key: keys.at("key"),
+        password_file: keys.at("password_file"),
+    };
+    let faulty = (keys.has("key") && key.is_none())
+        || (keys.has("password_file") && (password_file.is_none() || keys.has("key")));
     keys.finish();
-    Some(CertificateFiles {
+    let files = CertificateFiles {
         certificate: certificate?,
-        key: key?,
-    })
+        key,
+        password_file,
+    };
+    // Files of a table at fault would only be misjudged.
+    if !faulty {
+        report.certificate(places, &files);
+    }
+    Some(files)
 }
 
 /// Reads `backend_tls`.

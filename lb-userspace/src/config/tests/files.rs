@@ -60,6 +60,78 @@ fn certificate_files_are_looked_into_when_the_file_is_loaded() {
 }
 
 #[test]
+fn the_certificates_of_services_are_read_when_the_file_is_loaded() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("vipd.toml");
+    let make = |names: &[&str], not_after| {
+        let names: Vec<_> = names.iter().map(|name| String::from(*name)).collect();
+        let mut params = rcgen::CertificateParams::new(names).expect("names");
+        params.not_after = rcgen::date_time_ymd(not_after, 1, 1);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
+        fs::write(directory.path().join("c.pem"), certificate).expect("written");
+        fs::write(directory.path().join("c.key"), key.serialize_pem()).expect("written");
+    };
+    let configure = |table: &str| {
+        let table = table.replace("DIR", directory.path().to_str().expect("UTF-8"));
+        let service = format!(
+            "port = 443\nprotocol = \"tcp\"\nforwarding = \"http\"\n\
+             tls = {{ certificates = [{table}] }}"
+        );
+        let old = "port = 53\nprotocol = \"udp\"\nforwarding = \"snat\"";
+        fs::write(&path, SMALL.replace(old, &service)).expect("written");
+        load(&path)
+    };
+    let pair = "{ certificate = \"DIR/c.pem\", key = \"DIR/c.key\" }";
+
+    make(&["a.example"], 2500);
+    let config = configure(pair).expect("no fault");
+    assert_eq!(config.warnings, []);
+
+    for (table, place, words) in [
+        ("{ certificate = \"DIR/c.pem\" }", "key", "is missing"),
+        (
+            "{ certificate = \"DIR/c.key\", key = \"DIR/c.key\" }",
+            "certificate",
+            "no certificate",
+        ),
+        (
+            "{ certificate = \"DIR/c.pem\", key = \"DIR/none\" }",
+            "key",
+            "cannot read",
+        ),
+        (
+            "{ certificate = \"DIR/c.pem\", password_file = \"DIR/c.key\" }",
+            "password_file",
+            "is PEM",
+        ),
+    ] {
+        let error = configure(table).expect_err(table);
+        let [fault] = error.faults() else {
+            panic!("{error}")
+        };
+        assert_eq!(
+            fault.place,
+            format!("service[0].tls.certificates[0].{place}")
+        );
+        assert_eq!(fault.line, Some(15));
+        assert!(fault.message.contains(words), "{fault}");
+    }
+
+    make(&["a.example"], 2001);
+    let config = configure(pair).expect("expired, but used");
+    let [warning] = &config.warnings[..] else {
+        panic!("{:?}", config.warnings)
+    };
+    assert_eq!(warning.place, "service[0].tls.certificates[0].certificate");
+    assert!(
+        warning.message.contains("expired at 2001-01-01"),
+        "{}",
+        warning.message
+    );
+}
+
+#[test]
 fn what_is_not_built_is_reported_with_all_other_faults_at_once() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("vipd.toml");

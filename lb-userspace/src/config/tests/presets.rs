@@ -230,6 +230,32 @@ fn the_web_products_keep_a_client_for_thirty_minutes_and_redirect_port_80() {
 }
 
 #[test]
+fn a_site_may_have_a_pfx_instead_of_a_key() {
+    let text = site(Preset::AppsAnywhere).replace(
+        "certificate = \"/c.pem\"\nkey = \"/c.key\"\n",
+        "certificate = \"/c.pfx\"\npassword_file = \"/c.password\"\n",
+    );
+
+    let expanded = expand(&text).expect("valid");
+
+    let files = CertificateFiles {
+        certificate: "/c.pfx".into(),
+        key: None,
+        password_file: Some("/c.password".into()),
+    };
+    for config in [valid(&text), valid(&expanded)] {
+        let tls = config.services[0].tls.as_ref().expect("TLS ends here");
+        assert_eq!(tls.certificates, std::slice::from_ref(&files));
+    }
+    assert!(
+        expanded.contains(
+            "certificates = [{ certificate = \"/c.pfx\", password_file = \"/c.password\" }]"
+        ),
+        "{expanded}"
+    );
+}
+
+#[test]
 fn paging_is_only_watched_and_runs_today() {
     let config = valid(&site(Preset::CloudpagingPaging));
 
@@ -345,6 +371,27 @@ fn init_writes_a_configuration_for_every_preset() {
         );
         assert!(text.contains(preset.title()));
     }
+}
+
+#[test]
+fn init_takes_a_pfx_without_a_key() {
+    let options = InitOptions {
+        preset: "appsanywhere".to_owned(),
+        vip: Some("10.0.0.1".to_owned()),
+        backends: vec!["10.0.0.11".to_owned()],
+        fqdn: Some("portal.uni.edu".to_owned()),
+        certificate: Some("/tls/aa.PFX".to_owned()),
+        ..InitOptions::default()
+    };
+
+    let config = valid(&init(&options).expect("valid"));
+
+    let tls = config.services[0].tls.as_ref().expect("TLS ends here");
+    assert_eq!(
+        tls.certificates[0].certificate,
+        std::path::Path::new("/tls/aa.PFX")
+    );
+    assert_eq!(tls.certificates[0].key, None);
 }
 
 #[test]

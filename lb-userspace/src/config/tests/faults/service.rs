@@ -209,10 +209,22 @@ forwarding = "snat""#,
             r#"port = 443
 protocol = "tcp"
 forwarding = "http"
+tls = { certificates = [{ key = "/c.key" }, { certificate = "/c.pfx", key = "/c.key", password_file = "/c" }] }"#,
+            &[
+                "service[0].tls.certificates[0].certificate (line 15): is missing; name the file with the certificate chain (PEM), or a PFX",
+                "service[0].tls.certificates[1].password_file (line 15): has no meaning beside key, since it opens a PFX, which holds its key; remove one of them",
+            ],
+        ),
+        (
+            r#"port = 53
+protocol = "udp"
+forwarding = "snat""#,
+            r#"port = 443
+protocol = "tcp"
+forwarding = "http"
 tls = { certificates = [{ certificate = "c.pem" }], min_version = "1.1" }"#,
             &[
                 r#"service[0].tls.certificates[0].certificate (line 15): "c.pem" is not an absolute path; begin it with "/""#,
-                "service[0].tls.certificates[0].key (line 15): is missing; name the file with the private key (PEM)",
                 r#"service[0].tls.min_version (line 15): "1.1" is not known here; choose "1.2" or "1.3""#,
             ],
         ),

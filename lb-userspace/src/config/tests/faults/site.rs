@@ -59,8 +59,34 @@ certificate = "/c"
 [node]"#,
             &[
                 r#"site[0].fqdn (line 2): is missing; write the name that users open, such as "portal.uni.edu""#,
-                "site[0].key (line 2): is missing; name the file with the private key (PEM)",
                 "site[0].udp (line 6): has no meaning here; only parallels-ras has it: remove it",
+            ],
+        ),
+        (
+            "[node]",
+            r#"[[site]]
+preset = "appsanywhere"
+vip = "10.0.0.2"
+fqdn = "a.uni.edu"
+backends = ["10.0.0.21"]
+[node]"#,
+            &[
+                "site[0].certificate (line 2): is missing; name the file with the certificate chain (PEM), or a PFX",
+            ],
+        ),
+        (
+            "[node]",
+            r#"[[site]]
+preset = "appsanywhere"
+vip = "10.0.0.2"
+fqdn = "a.uni.edu"
+backends = ["10.0.0.21"]
+certificate = "/c.pfx"
+key = "/c.key"
+password_file = "/c"
+[node]"#,
+            &[
+                "site[0].password_file (line 2): has no meaning beside key, since it opens a PFX, which holds its key; remove one of them",
             ],
         ),
         (
