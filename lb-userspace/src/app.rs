@@ -22,7 +22,7 @@ use anyhow::Context as _;
 use lb_common::map_names::PIN_DIRECTORY;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::Notify,
+    sync::{Notify, mpsc, watch::channel as watch_channel},
     task::JoinSet,
 };
 
@@ -40,6 +40,7 @@ use crate::{
     },
     dataplane::{Dataplane, attach::Mode, kernel::Kernel, kernel::Options, sweep::SharedSettings},
     net::interfaces::Interface,
+    proxy::{Proxy, Reopen},
     telemetry,
 };
 
@@ -97,16 +98,25 @@ async fn live(config: Config, file: &Path) -> anyhow::Result<()> {
 
     let detach = Arc::new(Notify::new());
     let sweeping = watch::sweep(sweeper, sweep, handle.clone())?;
-    let mut watchers = watch::start(&handle).await?;
+    let (accused, accusations) = mpsc::channel(ACCUSATIONS);
+    let proxy = Proxy::start(&handle, &pins, accused)?;
+    let view = proxy.view();
+    signals.reopen = Some(proxy.reopen());
+    let (stop_proxy, proxy_stops) = watch_channel(());
+    let proxying = tokio::spawn(proxy.run(proxy_stops));
+    let mut watchers = watch::start(&handle, accusations).await?;
     let mut answers = JoinSet::new();
     answers.spawn(server.run(server::Context {
         handle: handle.clone(),
         configuration: file.to_owned(),
         detach: Arc::clone(&detach),
+        proxy: view,
     }));
 
     let stop = signals.wait(&handle, file, &detach).await;
     watchers.shutdown().await;
+    drop(stop_proxy);
+    proxying.await.context("the proxy failed")?;
     drop(sweeping);
     let _ = handle.tell(Event::Stop).await;
     let dataplane = control.await.context("control failed")?;
@@ -214,11 +224,17 @@ fn join(refusals: &[Refusal]) -> String {
     lines.join("\n  ")
 }
 
+/// Backends that refused the proxy and wait for a probe.
+const ACCUSATIONS: usize = 64;
+
 /// What the system may tell the daemon.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    user: Signal,
+    /// What SIGUSR1 is for.
+    reopen: Option<Reopen>,
 }
 
 impl Signals {
@@ -228,16 +244,22 @@ impl Signals {
             terminate: open(SignalKind::terminate())?,
             interrupt: open(SignalKind::interrupt())?,
             hang_up: open(SignalKind::hangup())?,
+            user: open(SignalKind::user_defined1())?,
+            reopen: None,
         })
     }
 
-    /// Waits for the reason to stop; reloads on SIGHUP meanwhile.
+    /// Waits for the reason to stop; meanwhile reloads on SIGHUP, and opens the access log anew on
+    /// SIGUSR1.
     async fn wait(&mut self, handle: &Handle, file: &Path, detach: &Notify) -> Stop {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return Stop::Leave,
                 _ = self.interrupt.recv() => return Stop::Leave,
                 () = detach.notified() => return Stop::Forget,
+                _ = self.user.recv() => if let Some(reopen) = &self.reopen {
+                    reopen.now();
+                },
                 _ = self.hang_up.recv() => {
                     if let Err(error) = reload(handle, file).await {
                         tracing::error!(

@@ -26,6 +26,7 @@ pub mod state;
 pub(crate) mod testing;
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
@@ -78,6 +79,8 @@ pub enum Event {
     LinkGone(String),
     /// The sweeper has been through the records.
     Sweep(SweepReport),
+    /// The proxy has so many connections and requests for each backend number; none for others.
+    Connections(BTreeMap<u16, u32>),
     /// An administrator wants something.
     Request(Request),
     /// Somebody wants to look at the data path.
@@ -439,6 +442,7 @@ impl Control {
                 self.change(|state| state.on_link_gone(&name));
             }
             Event::Sweep(report) => self.change(|state| state.on_sweep(report)),
+            Event::Connections(held) => self.change(|state| state.on_connections(held)),
             Event::Request(request) => self.answer(request),
             Event::Look(look) => look(self.dataplane.as_ref(), &self.snapshot.load()),
             Event::Stop => {}

@@ -6,6 +6,7 @@
 //! - [`Dataplane`]: what the rest of the daemon may ask of the kernel. [`fake::Fake`] keeps an
 //!   image in memory, for tests of everything above.
 
+pub mod affinity;
 pub mod attach;
 pub mod audit;
 mod batch;

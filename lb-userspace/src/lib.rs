@@ -11,9 +11,9 @@
 //! | [`dataplane`] | the kernel side: program, links, maps, the sweeper | `aya`, `lb-common` |
 //! | [`health`] | probes and their judgement | config, tls |
 //! | [`net`] | interfaces, next hops, addresses, announcements, reserved ports | netlink |
-//! | [`config`] | from the file to types that cannot be wrong | `toml`, in `config::raw` alone |
-//! | `proxy` | TCP in user space: streams, requests, the access log | config, tls |
-//! | [`tls`] | how a server's certificate is judged | `rustls` |
+//! | [`config`] | from the file to types that cannot be wrong | `toml`, in `config::raw` alone; tls, to read the certificates that it names |
+//! | [`proxy`] | TCP in user space: connections, requests, the access log | control's snapshot, tls |
+//! | [`tls`] | how a server's certificate is judged, and what clients are shown | `rustls` |
 //! | [`telemetry`] | the log | `tracing` |
 //! | `fuzz` | every reader of outside input as a function of bytes; not in the binary | everything |
 //!
@@ -46,6 +46,6 @@ pub mod dataplane;
 pub mod fuzz;
 pub mod health;
 pub mod net;
-mod proxy;
+pub mod proxy;
 pub mod telemetry;
 pub mod tls;

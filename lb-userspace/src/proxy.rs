@@ -1,24 +1,42 @@
-//! The proxy in user space for TCP: what it reads in front of a connection, and what it writes down.
+//! The proxy: services that forward TCP, HTTP and redirects, in user space.
 //!
-//! | module | job |
-//! |---|---|
-//! | `access_log` | one line a request or connection |
-//! | `hello` | the name that a TLS client asks for, where TLS is passed through |
-//! | `prefixed` | a stream of which some bytes have been read already |
-//! | `proxy_protocol` | whose connection it is, as other proxies say it |
-#![cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "these parts stand ready for the listeners"
-    )
-)]
+//! A *worker* is an event loop on a thread of its own, one for each core; the kernel spreads
+//! connections over their sockets. Workers share no lock on a request's way: each has its own
+//! connections to backends, its own handle of the affinity table, its own counters. A *front* is a
+//! service as one generation of the configuration has it, with its certificates and backends made
+//! ready. A supervisor makes fronts and hands them to the workers; a connection keeps the front that
+//! it began with.
+//!
+//! The way of a connection is `way` in `connection.rs`, of a request `way` in `http.rs`. Both choose
+//! backends from control's snapshot and the kernel's affinity table, by the same functions as the
+//! XDP program.
 
-pub(crate) mod access_log;
+mod access_log;
+mod choose;
+mod connection;
+mod counters;
+mod failure;
+mod front;
 mod hello;
+mod http;
+mod listener;
+mod live;
+mod loads;
 mod prefixed;
 mod proxy_protocol;
+mod redirect;
+mod sources;
+mod supervisor;
+mod tcp;
+mod tunnel;
+mod upstream;
+mod view;
+mod worker;
+
+pub use self::{
+    supervisor::{Proxy, Reopen},
+    view::{FailureView, ServiceView, View},
+};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz {

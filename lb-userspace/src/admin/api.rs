@@ -44,6 +44,9 @@ pub struct Status {
     pub affinity: Usage,
     /// Dropped packets by reason: every reason, those without packets too.
     pub drops: Vec<Drops>,
+    /// Lines of the access log that were lost, because they could not be written in time.
+    #[serde(default)]
+    pub access_log_lost: u64,
 }
 
 /// The configuration in force.
@@ -108,6 +111,75 @@ pub struct Service {
     pub clients: Option<ServiceClients>,
     /// What went through it.
     pub traffic: Traffic,
+    /// What the proxy counts; missing for services that it does not serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxied>,
+}
+
+/// What the proxy counts of a service. Counts begin with the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxied {
+    /// Clients can connect.
+    pub listening: bool,
+    /// Why they cannot, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<String>,
+    /// Connections from clients that are open.
+    pub connections_open: u64,
+    /// Connections from clients so far.
+    pub connections: u64,
+    /// Requests so far.
+    pub requests: u64,
+    /// Answers so far, by the first digit of their status: `1xx` to `5xx`.
+    pub answers: Vec<Answers>,
+    /// Bytes from clients: of bodies, or of the whole connection where it is passed through.
+    pub bytes_in: u64,
+    /// The same to clients.
+    pub bytes_out: u64,
+    /// Connections made to backends.
+    pub backend_connections: u64,
+    /// Requests that found a connection to their backend open.
+    pub reused: u64,
+    /// Requests and connections that were tried again.
+    pub retries: u64,
+    /// What has gone wrong: every reason, those that never happened too.
+    pub failures: Vec<Failures>,
+    /// Certificates that are shown to clients.
+    pub certificates: Vec<Certificate>,
+}
+
+/// Answers of one class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answers {
+    /// `1xx` to `5xx`.
+    pub class: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// Failures of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failures {
+    /// The kind, as in the access log.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+    /// What it means, for people.
+    pub meaning: String,
+}
+
+/// A certificate that clients are shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The file.
+    pub file: String,
+    /// Names that it is for.
+    pub names: Vec<String>,
+    /// When it runs out.
+    pub not_after: String,
+    /// What is to be said of it, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// Whom a service takes: how many prefixes are in force.

@@ -115,6 +115,7 @@ impl Daemon {
                 .expect("a fake");
         Self {
             context: server::Context {
+                proxy: Default::default(),
                 handle,
                 configuration: site.file.clone(),
                 detach: Arc::new(Notify::new()),

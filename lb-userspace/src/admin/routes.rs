@@ -21,10 +21,13 @@ use super::{
     reload::{ReloadError, reload},
     status::{backend_state, status},
 };
-use crate::control::{
-    Handle, RequestError, chain,
-    event::BackendName,
-    state::{Author, ClientsError, TargetError},
+use crate::{
+    control::{
+        Handle, RequestError, chain,
+        event::BackendName,
+        state::{Author, ClientsError, TargetError},
+    },
+    proxy,
 };
 
 /// Longest body, in bytes.
@@ -41,6 +44,8 @@ pub struct Context {
     pub configuration: PathBuf,
     /// Told when the daemon shall stop and take the data path down.
     pub detach: Arc<Notify>,
+    /// What the proxy shows of itself.
+    pub proxy: proxy::View,
 }
 
 /// A failed request.
@@ -71,6 +76,7 @@ pub(super) async fn answer(
     let result = match (&method, path.as_str()) {
         (&Method::GET, "/v1/status") => json(&status(
             &context.handle.snapshot(),
+            &context.proxy,
             &context.configuration,
             SystemTime::now(),
         )),

@@ -16,14 +16,22 @@ use crate::{
         state::{CheckState, DesiredState},
     },
     dataplane::PortUse,
+    proxy::{ServiceView, View},
     telemetry::rfc3339,
 };
 
 /// Returns the status of the daemon at the moment of the snapshot.
 #[must_use]
-pub fn status(snapshot: &Snapshot, configuration: &Path, now: SystemTime) -> api::Status {
+pub fn status(
+    snapshot: &Snapshot,
+    proxy: &View,
+    configuration: &Path,
+    now: SystemTime,
+) -> api::Status {
     let state = &snapshot.state;
-    let not_ready = snapshot.not_ready();
+    let mut not_ready = snapshot.not_ready();
+    let closed = proxy.closed();
+    not_ready.extend(closed.iter().map(|(name, why)| format!("{name}: {why}")));
     api::Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: not_ready.is_empty(),
@@ -45,7 +53,13 @@ pub fn status(snapshot: &Snapshot, configuration: &Path, now: SystemTime) -> api
             .config
             .services
             .iter()
-            .map(|of| service(snapshot, of))
+            .map(|of| {
+                service(
+                    snapshot,
+                    proxy.service(&of.name).map(|seen| proxied(seen, now)),
+                    of,
+                )
+            })
             .collect(),
         backends: state
             .pool_backends()
@@ -63,6 +77,7 @@ pub fn status(snapshot: &Snapshot, configuration: &Path, now: SystemTime) -> api
             fill: fill(state.fills.affinity.fill()),
         },
         drops: drops(snapshot),
+        access_log_lost: proxy.access_log_lost(),
     }
 }
 
@@ -118,7 +133,7 @@ fn interfaces(snapshot: &Snapshot) -> Vec<api::Interface> {
         .collect()
 }
 
-fn service(snapshot: &Snapshot, service: &Service) -> api::Service {
+fn service(snapshot: &Snapshot, proxy: Option<api::Proxied>, service: &Service) -> api::Service {
     let state = &snapshot.state;
     let id = state.service_number(service);
     let pool = service.pool.as_deref().and_then(|name| state.pool(name));
@@ -150,6 +165,48 @@ fn service(snapshot: &Snapshot, service: &Service) -> api::Service {
                 traffic.service_rates.get(usize::from(id)),
             )
         }),
+        proxy,
+    }
+}
+
+fn proxied(seen: ServiceView, now: SystemTime) -> api::Proxied {
+    let classes = (1..).zip(seen.answers);
+    api::Proxied {
+        listening: seen.closed.is_none(),
+        closed: seen.closed,
+        connections_open: seen.open,
+        connections: seen.connections,
+        requests: seen.requests,
+        answers: classes
+            .map(|(class, count)| api::Answers {
+                class: format!("{class}xx"),
+                count,
+            })
+            .collect(),
+        bytes_in: seen.bytes_in,
+        bytes_out: seen.bytes_out,
+        backend_connections: seen.connects,
+        reused: seen.reused,
+        retries: seen.retries,
+        failures: seen
+            .failures
+            .iter()
+            .map(|failure| api::Failures {
+                reason: failure.label.to_owned(),
+                count: failure.count,
+                meaning: failure.meaning.to_owned(),
+            })
+            .collect(),
+        certificates: seen
+            .certificates
+            .into_iter()
+            .map(|certificate| api::Certificate {
+                warning: certificate.warning(now),
+                file: certificate.file.display().to_string(),
+                names: certificate.names,
+                not_after: rfc3339(certificate.not_after),
+            })
+            .collect(),
     }
 }
 

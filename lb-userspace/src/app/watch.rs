@@ -47,7 +47,10 @@ const REPORTS: usize = 256;
 /// # Errors
 ///
 /// When netlink cannot be opened.
-pub(super) async fn start(handle: &Handle) -> anyhow::Result<JoinSet<()>> {
+pub(super) async fn start(
+    handle: &Handle,
+    accusations: mpsc::Receiver<BackendName>,
+) -> anyhow::Result<JoinSet<()>> {
     let snapshot = handle.snapshot();
     let names = snapshot.state.config.node.interfaces.clone();
     let mut tasks = JoinSet::new();
@@ -59,7 +62,7 @@ pub(super) async fn start(handle: &Handle) -> anyhow::Result<JoinSet<()>> {
     tasks.spawn(follow_ways(ways, handle.clone()));
     let (keeper, lost) = Keeper::open(handle.clone()).await?;
     tasks.spawn(keep_addresses(keeper, lost, handle.clone()));
-    tasks.spawn(probe(resolver, handle.clone()));
+    tasks.spawn(probe(resolver, handle.clone(), accusations));
     Ok(tasks)
 }
 
@@ -163,7 +166,7 @@ async fn keep_addresses(
 }
 
 /// Runs the checks of the configuration in force, and resolves the ways to what they probe.
-async fn probe(resolver: Resolver, handle: Handle) {
+async fn probe(resolver: Resolver, handle: Handle, mut accusations: mpsc::Receiver<BackendName>) {
     let (sender, mut reports) = mpsc::channel(REPORTS);
     let mut prober = Prober::new(sender);
     let mut generation = handle.generation();
@@ -196,6 +199,14 @@ async fn probe(resolver: Resolver, handle: Handle) {
                         prober.nudge_backend(&name.pool, &name.backend);
                     }
                     known = now;
+                }
+                Some(name) = accusations.recv() => {
+                    tracing::debug!(
+                        pool = name.pool,
+                        backend = name.backend,
+                        "{} takes no connection: probing at once", name.backend
+                    );
+                    prober.nudge_backend(&name.pool, &name.backend);
                 }
                 report = reports.recv() => match report {
                     Some(report) => if forward(report, &resolver, &handle).await.is_err() {

@@ -543,7 +543,12 @@ mod tests {
 
     fn example() -> Status {
         let snapshot = status::tests::snapshot();
-        status::status(&snapshot, std::path::Path::new("/x.toml"), testing::now())
+        status::status(
+            &snapshot,
+            &Default::default(),
+            std::path::Path::new("/x.toml"),
+            testing::now(),
+        )
     }
 
     #[test]

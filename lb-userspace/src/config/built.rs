@@ -40,19 +40,15 @@ pub(super) fn service_faults(place: &str, line: Option<usize>, service: &Service
         });
     };
     match service.forwarding {
-        way @ (Forwarding::Tcp | Forwarding::Http | Forwarding::Redirect) => {
-            fault(format!(
-                "forwarding = \"{way}\" is not built yet; {}",
-                remedy(place, way)
-            ));
-        }
-        Forwarding::Snat if service.protocol == Protocol::Tcp => {
-            let remedy = remedy(place, Forwarding::Snat);
-            fault(format!(
-                "forwarding = \"snat\" with protocol = \"tcp\" is not built yet; {remedy}"
-            ));
-        }
-        Forwarding::Snat | Forwarding::Monitor => {}
+        Forwarding::Snat if service.protocol == Protocol::Tcp => fault(
+            "forwarding = \"snat\" with protocol = \"tcp\" is not built yet; use \"tcp\""
+                .to_owned(),
+        ),
+        Forwarding::Snat
+        | Forwarding::Tcp
+        | Forwarding::Http
+        | Forwarding::Redirect
+        | Forwarding::Monitor => {}
     }
     let listed = !service.allow.is_empty() || !service.block.is_empty();
     if listed && service.forwarding != Forwarding::Snat {
@@ -90,31 +86,11 @@ pub(super) fn pool_faults<'a>(
             "algorithm = \"{algorithm}\" is not built yet for \"snat\"; write \"source-hash\""
         ));
     }
-    if in_xdp && !pool.slow_start.is_zero() {
+    if !pool.slow_start.is_zero() {
         let slow_start = super::duration::format(pool.slow_start);
         fault(format!(
-            "slow_start = \"{slow_start}\" is not built yet for \"snat\"; remove it"
+            "slow_start = \"{slow_start}\" is not built yet; remove it"
         ));
     }
     faults
-}
-
-/// A note for whoever starts from a preset of which this version runs only a part.
-pub(super) const PRESET_NOTE: &[&str] = &[
-    "This version forwards UDP and probes; it refuses to run the services that forward TCP or \
-     HTTP.",
-    "`vipd config expand` prints them one by one: keep those with forwarding = \"snat\" or \
-     \"monitor\".",
-];
-
-/// A preset's services are no blocks of the file that could be removed one by one.
-fn remedy(place: &str, forwarding: Forwarding) -> &'static str {
-    match (place.starts_with("site["), forwarding) {
-        (true, _) => {
-            "write out the preset with `vipd config expand`, then remove the service or use \
-             \"monitor\""
-        }
-        (false, Forwarding::Redirect) => "remove the service",
-        (false, _) => "remove the service or use \"monitor\"",
-    }
 }

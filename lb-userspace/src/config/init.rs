@@ -4,7 +4,6 @@ use super::{
     error::{ConfigErrors, Fault},
     expand::quote,
     preset::Preset,
-    require_built,
 };
 
 /// What `vipd init` is told; everything as text, checked here.
@@ -18,9 +17,9 @@ pub struct InitOptions {
     pub backends: Vec<String>,
     /// The name that users open.
     pub fqdn: Option<String>,
-    /// Certificate chain, PEM.
+    /// Certificate chain, PEM; or a PFX.
     pub certificate: Option<String>,
-    /// Private key, PEM.
+    /// Private key, PEM; a PFX has it inside.
     pub key: Option<String>,
     /// The interface that clients' packets arrive on; `eth0` if nothing is said.
     pub interface: Option<String>,
@@ -38,17 +37,13 @@ pub fn init(options: &InitOptions) -> Result<String, ConfigErrors> {
     let preset = Preset::ALL
         .into_iter()
         .find(|preset| preset.name() == options.preset);
-    let text = text(options, preset, &[]);
-    let config = super::parse(&text).map_err(|errors| of_options(&errors))?;
-    // What this version cannot run is said in the file, not refused: the file is right.
-    match require_built(&config) {
-        Ok(()) => Ok(text),
-        Err(_) => Ok(self::text(options, preset, super::built::PRESET_NOTE)),
-    }
+    let text = text(options, preset);
+    super::parse(&text).map_err(|errors| of_options(&errors))?;
+    Ok(text)
 }
 
-fn text(options: &InitOptions, preset: Option<Preset>, notes: &[&str]) -> String {
-    let mut file = head(options, preset, notes);
+fn text(options: &InitOptions, preset: Option<Preset>) -> String {
+    let mut file = head(options, preset);
     file += "[[site]]\n";
     file += "# What the preset stands for, and why: `vipd config expand`.\n";
     file += &setting("preset", &options.preset);
@@ -68,13 +63,12 @@ fn text(options: &InitOptions, preset: Option<Preset>, notes: &[&str]) -> String
     file + &certificates(options, preset) + hints(preset)
 }
 
-fn head(options: &InitOptions, preset: Option<Preset>, notes: &[&str]) -> String {
+fn head(options: &InitOptions, preset: Option<Preset>) -> String {
     let title = preset.map_or("", Preset::title);
     let interface = options.interface.as_deref().unwrap_or(DEFAULT_INTERFACE);
-    let notes: String = notes.iter().map(|note| format!("# {note}\n")).collect();
     format!(
         "# {title}, behind vipd. Written by `vipd init`; `vipd check` finds every fault in it.\n\
-         {notes}\n\
+         \n\
          [node]\n\
          # The interfaces that clients' and servers' packets arrive on; `ip link` lists them.\n\
          # One name: clients and servers are behind the same interface (one-arm).\n\
@@ -113,7 +107,13 @@ fn certificates(options: &InitOptions, preset: Option<Preset>) -> String {
         |suffix: &str| ends_tls.then(|| format!("/etc/vipd/tls/{}.{suffix}", options.preset));
     let mut lines = String::new();
     if ends_tls {
-        lines += "# Certificate chain and private key (PEM) that clients are shown.\n";
+        lines += "# Certificate chain and private key (PEM) that clients are shown; or a PFX, \
+         without key:\n\
+         # password_file = \"/etc/vipd/tls/password\"\n";
+    }
+    let pfx = options.certificate.as_deref().filter(|path| is_pfx(path));
+    if let (Some(path), None) = (pfx, &options.key) {
+        return lines + &setting("certificate", path);
     }
     for (key, given, suffix) in [
         ("certificate", &options.certificate, "pem"),
@@ -124,6 +124,16 @@ fn certificates(options: &InitOptions, preset: Option<Preset>) -> String {
         }
     }
     lines
+}
+
+/// Whether a file that may not be there yet is named as PFX files are.
+fn is_pfx(path: &str) -> bool {
+    let suffix = std::path::Path::new(path).extension();
+    suffix.is_some_and(|suffix| {
+        ["pfx", "p12"]
+            .iter()
+            .any(|pfx| suffix.eq_ignore_ascii_case(pfx))
+    })
 }
 
 /// Returns what else the preset takes, as comments.

@@ -68,6 +68,8 @@ pub struct DesiredState {
     pub client_ranges: Arc<ClientRanges>,
     /// What the last sweep found.
     pub sweep: SweepReport,
+    /// Connections and requests of the proxy, by backend number.
+    pub connections: BTreeMap<u16, u32>,
     /// Last set of the program's flow cache that is in use.
     pub cache_mask: u32,
     /// How full the tables are by that.

@@ -21,18 +21,6 @@ impl<S> Prefixed<S> {
     pub(crate) fn new(prefix: BytesMut, inner: S) -> Self {
         Self { prefix, inner }
     }
-
-    /// The stream itself, for its addresses and options.
-    #[must_use]
-    pub(crate) fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// Returns the bytes that nobody has read yet, and the stream.
-    #[must_use]
-    pub(crate) fn into_parts(self) -> (BytesMut, S) {
-        (self.prefix, self.inner)
-    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
@@ -99,7 +87,7 @@ mod tests {
     async fn what_was_read_before_comes_first_and_writes_go_through() {
         let (near, mut far) = tokio::io::duplex(64);
         let mut stream = Prefixed::new(BytesMut::from("before "), near);
-        assert!(stream.get_ref().is_write_vectored() && stream.is_write_vectored());
+        assert!(stream.inner.is_write_vectored() && stream.is_write_vectored());
         far.write_all(b"after").await.unwrap();
         far.shutdown().await.unwrap();
 
@@ -123,7 +111,7 @@ mod tests {
         assert_eq!(&piece, b"pref");
         assert_eq!(stream.read(&mut []).await.unwrap(), 0);
 
-        let (rest, _) = stream.into_parts();
+        let rest = stream.prefix;
         assert_eq!(&rest[..], b"ix");
     }
 }

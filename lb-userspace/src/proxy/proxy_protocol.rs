@@ -6,7 +6,7 @@
 //! | 1 | a line of text | 107 bytes (section 2.1) |
 //! | 2 | 16 bytes, addresses, further fields (TLVs) | [`MOST_BYTES`] |
 //!
-//! [`read`] and [`write`] are functions of bytes; [`accept`] reads from a stream. Only peers that
+//! [`read()`] and [`write()`] are functions of bytes; [`accept()`] reads from a stream. Only peers that
 //! the configuration trusts may send a header, and from them it must come: bytes without one are
 //! refused, since the protocol must not be guessed (section 2).
 
@@ -21,7 +21,7 @@ mod v2;
 
 use std::{borrow::Cow, net::SocketAddr};
 
-pub(crate) use self::accept::{AcceptError, accept};
+pub(crate) use self::accept::accept;
 
 /// The longest header that is read, in bytes. Version 2 could announce 65,551; what senders put
 /// behind the addresses (names, certificate fields) is far below this.

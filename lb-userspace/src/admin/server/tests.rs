@@ -39,6 +39,7 @@ impl Daemon {
         tokio::spawn(control.run());
         let detach = Arc::new(Notify::new());
         let context = Context {
+            proxy: Default::default(),
             handle,
             configuration: directory.path().join("vipd.toml"),
             detach: Arc::clone(&detach),

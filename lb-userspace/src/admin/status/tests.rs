@@ -65,7 +65,12 @@ pub(crate) fn snapshot() -> Snapshot {
 
 fn as_json() -> Value {
     let later = now() + std::time::Duration::from_secs(90);
-    let status = status(&snapshot(), Path::new("/etc/vipd/vipd.toml"), later);
+    let status = status(
+        &snapshot(),
+        &View::default(),
+        Path::new("/etc/vipd/vipd.toml"),
+        later,
+    );
     serde_json::to_value(status).expect("plain data")
 }
 
@@ -169,7 +174,7 @@ fn what_is_nearly_full_or_full_says_so() {
     });
     snapshot.state = Arc::new(state);
 
-    let status = status(&snapshot, Path::new("x"), now());
+    let status = status(&snapshot, &View::default(), Path::new("x"), now());
 
     let fills = [status.flows.fill, status.affinity.fill];
     assert_eq!(fills, [api::Fill::High, api::Fill::Full]);
@@ -250,7 +255,7 @@ fn a_missing_interface_and_an_unprobed_backend_are_not_ready() {
     state.on_link_gone("eth0");
     snapshot.state = Arc::new(state);
 
-    let status = status(&snapshot, Path::new("x"), now());
+    let status = status(&snapshot, &View::default(), Path::new("x"), now());
 
     assert!(!status.ready);
     assert_eq!(

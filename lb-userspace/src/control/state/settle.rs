@@ -34,7 +34,9 @@ impl DesiredState {
             .filter(|service| service.is_balanced())
             .flat_map(|service| service.pools())
             .collect();
-        numbers.pools.retain(pass, |name| pools.contains(name.as_str()));
+        numbers
+            .pools
+            .retain(pass, |name| pools.contains(name.as_str()));
         for pool in config
             .pools
             .iter()
@@ -122,6 +124,7 @@ impl DesiredState {
         numbers.backends.release(pass, |number| {
             let number = number as u16;
             none(sweep.flows_by_backend.get(&number))
+                && none(self.connections.get(&number))
                 && none(sweep.affinity_by_backend.get(&number))
         });
         numbers.endpoints.release(pass, |slot| {

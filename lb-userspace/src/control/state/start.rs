@@ -78,6 +78,7 @@ impl DesiredState {
             overrides,
             client_ranges: Arc::new(client_ranges),
             sweep: SweepReport::default(),
+            connections: BTreeMap::new(),
             fills: Fills::default(),
         };
         state.add_backends(Some(image));

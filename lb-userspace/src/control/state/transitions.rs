@@ -1,6 +1,6 @@
 //! What the events do to the state.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
 
 use lb_common::limits::cache_sets;
 
@@ -109,7 +109,7 @@ impl DesiredState {
         self.links.remove(name);
     }
 
-    /// Takes in what a sweep found: frees numbers, and marks backends as full or drained.
+    /// Takes in what a sweep found: frees numbers, and looks who is full or drained.
     pub fn on_sweep(&mut self, report: SweepReport) {
         self.sweep = report;
         self.cache_mask = cache_mask(
@@ -119,6 +119,18 @@ impl DesiredState {
         );
         self.release();
         self.settle();
+        self.count();
+        self.judge_fills();
+    }
+
+    /// Takes in the proxy's connections by backend number.
+    pub fn on_connections(&mut self, connections: BTreeMap<u16, u32>) {
+        self.connections = connections;
+        self.count();
+    }
+
+    /// Marks backends as full or drained by what they have.
+    fn count(&mut self) {
         let config = std::sync::Arc::clone(&self.config);
         for pool in &config.pools {
             for backend in &pool.backends {
@@ -137,7 +149,6 @@ impl DesiredState {
                 state.drained = out_of_service && counted && flows == 0 && clients == 0;
             }
         }
-        self.judge_fills();
     }
 
     /// Takes in what the kernel program has refused a moment ago.
@@ -178,13 +189,15 @@ impl DesiredState {
         self.sweep.flows_by_service.values().sum()
     }
 
-    /// Returns the live flows of a backend.
+    /// Returns the live flows of a backend: those in the kernel, and the proxy's connections.
     #[must_use]
     pub fn flows_of(&self, pool: &crate::config::model::Pool, backend: &Backend) -> u32 {
-        self.backend_number(pool, backend)
-            .and_then(|number| self.sweep.flows_by_backend.get(&number))
-            .copied()
-            .unwrap_or(0)
+        let Some(number) = self.backend_number(pool, backend) else {
+            return 0;
+        };
+        let flows = self.sweep.flows_by_backend.get(&number).copied();
+        let connections = self.connections.get(&number).copied();
+        flows.unwrap_or(0).saturating_add(connections.unwrap_or(0))
     }
 
     /// Returns the clients that belong to a backend.

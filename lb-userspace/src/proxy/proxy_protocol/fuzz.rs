@@ -1,6 +1,6 @@
 //! What a proxy in front of us may send first.
 
-use super::{AcceptError, MOST_BYTES, Reading, accept, read, write};
+use super::{MOST_BYTES, Reading, accept, accept::AcceptError, read, write};
 use crate::fuzz::{assert_one_short_line, block_on};
 
 /// A header is recognised at its last byte and not before, whatever follows; its addresses survive

@@ -1,0 +1,149 @@
+//! The way of a connection: whom it is from, whether it is welcome, TLS, and what is done with it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
+
+use bytes::BytesMut;
+use rustls::ProtocolVersion;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{
+    failure::Failure, front::Front, http, prefixed::Prefixed, proxy_protocol, redirect, tcp,
+    worker::Worker,
+};
+use crate::config::model::Forwarding;
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    front: Arc<Front>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
+    let counters = front.counters(worker.index);
+    counters.connections.add(1);
+    counters.open.add(1);
+    if let Err(failure) = way(&worker, &front, stream, unmapped(peer)).await {
+        front.counters(worker.index).failures.add(failure);
+    }
+    front.counters(worker.index).open.subtract(1);
+}
+
+async fn way(
+    worker: &Rc<Worker>,
+    front: &Arc<Front>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+) -> Result<(), Failure> {
+    let service = &front.service;
+    let limits = &service.limits;
+    if limits.connections > 0 {
+        let open: u64 = front.counters.iter().map(|of| of.open.read()).sum();
+        if open > u64::from(limits.connections) {
+            return Err(Failure::TooManyConnections);
+        }
+    }
+    let (client, surplus) = client(front, &mut stream, peer).await?;
+    let _source = match limits.per_source {
+        0 => None,
+        limit => Some(
+            worker
+                .sources
+                .take(&front.name, client.ip(), limit)
+                .ok_or(Failure::TooManyPerSource)?,
+        ),
+    };
+    let stream = Prefixed::new(surplus, stream);
+    match service.forwarding {
+        Forwarding::Tcp => tcp::serve(worker, front, stream, client).await,
+        Forwarding::Redirect => {
+            redirect::serve(Rc::clone(worker), Arc::clone(front), stream, client).await;
+            Ok(())
+        }
+        Forwarding::Http => {
+            let (opened, stream) = secure(worker, front, stream, client).await?;
+            http::serve(Rc::clone(worker), Arc::clone(front), opened, stream).await;
+            Ok(())
+        }
+        // These have no front.
+        Forwarding::Snat | Forwarding::Monitor => Ok(()),
+    }
+}
+
+/// Returns the client, whom a trusted peer may name, and its first bytes as far as they were read.
+async fn client(
+    front: &Front,
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+) -> Result<(SocketAddr, BytesMut), Failure> {
+    let trusted = &front.service.proxy_protocol.accept_from;
+    if !trusted.iter().any(|prefix| prefix.contains(peer.ip())) {
+        return Ok((peer, BytesMut::new()));
+    }
+    let read = timeout(
+        front.service.timeouts.header,
+        proxy_protocol::accept(stream),
+    );
+    match read.await {
+        Ok(Ok((source, _, surplus))) => Ok((source.map_or(peer, unmapped), surplus)),
+        Ok(Err(error)) => {
+            tracing::debug!(peer = %peer, "no PROXY header: {error}");
+            Err(Failure::ProxyHeader)
+        }
+        Err(_) => Err(Failure::ProxyHeader),
+    }
+}
+
+/// Makes the TLS handshake.
+async fn secure(
+    worker: &Worker,
+    front: &Front,
+    stream: Prefixed<TcpStream>,
+    client: SocketAddr,
+) -> Result<(http::Opened, TlsStream<Prefixed<TcpStream>>), Failure> {
+    let Some(tls) = &front.tls else {
+        return Err(Failure::HandshakeFailed);
+    };
+    let config = match worker.http1_only.contains(client.ip()) {
+        true => tls.config_http1(),
+        false => tls.config(),
+    };
+    let begun = Instant::now();
+    let shaken = TlsAcceptor::from(config).accept(stream);
+    let stream = match timeout(front.service.timeouts.handshake, shaken).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(client = %client, "the TLS handshake failed: {error}");
+            return Err(Failure::HandshakeFailed);
+        }
+        Err(_) => return Err(Failure::HandshakeTimeout),
+    };
+    let session = stream.get_ref().1;
+    let opened = http::Opened {
+        client,
+        sni: session
+            .server_name()
+            .map(|name| name.to_ascii_lowercase().into()),
+        tls_version: match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => Some("1.3"),
+            Some(ProtocolVersion::TLSv1_2) => Some("1.2"),
+            _ => None,
+        },
+        http2: session.alpn_protocol() == Some(b"h2"),
+        handshake: Some(begun.elapsed()),
+    };
+    Ok((opened, stream))
+}
+
+/// An IPv4 client on a socket of both families is the same client.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = address.ip().to_canonical();
+    SocketAddr::new(ip, address.port())
+}

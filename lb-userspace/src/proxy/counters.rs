@@ -1,0 +1,50 @@
+//! What the proxy counts for each service.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::failure::FailureCounters;
+
+/// A number that only grows, or one that goes up and down.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn subtract(&self, amount: u64) {
+        self.0.fetch_sub(amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters of one service in one worker: only that worker writes them, so no processor waits
+/// for another's cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Counters {
+    /// Connections from clients that are open.
+    pub(crate) open: Count,
+    /// Connections from clients so far.
+    pub(crate) connections: Count,
+    /// Requests so far.
+    pub(crate) requests: Count,
+    /// Answers by the first digit of their status, 1 to 5.
+    pub(crate) answers: [Count; 5],
+    /// Bytes of bodies, or of the whole connection where it is passed through, from clients.
+    pub(crate) bytes_in: Count,
+    /// The same to clients.
+    pub(crate) bytes_out: Count,
+    /// Connections made to backends.
+    pub(crate) connects: Count,
+    /// Requests that found a connection to their backend open.
+    pub(crate) reused: Count,
+    /// Requests and connections that were tried again.
+    pub(crate) retries: Count,
+    /// What went wrong.
+    pub(crate) failures: FailureCounters,
+}

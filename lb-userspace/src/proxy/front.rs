@@ -1,0 +1,422 @@
+//! The services that the proxy serves, made ready: TLS, backends, pages.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use hyper::header::HeaderValue;
+use lb_common::service::Service as KernelService;
+use rustls::{ClientConfig, pki_types::ServerName};
+
+use super::counters::Counters;
+use crate::{
+    config::model::{self, Forwarding, Service},
+    control::{
+        event::BackendName,
+        render::service_value,
+        state::{BackendIdentity, DesiredState},
+    },
+    tls::{ClientTls, ServerTls, SystemRoots, Trust},
+};
+
+/// One service as the proxy serves it, from one generation of the configuration.
+#[derive(Debug)]
+pub(crate) struct Front {
+    /// The configuration.
+    pub(crate) service: Arc<Service>,
+    /// Its name, for the access log.
+    pub(crate) name: Arc<str>,
+    /// TLS towards clients.
+    pub(crate) tls: Option<Arc<ServerTls>>,
+    /// Its own pool first, then those of its routes; empty for a redirect.
+    pub(crate) pools: Vec<FrontPool>,
+    /// Pages for failures by status.
+    pub(crate) pages: BTreeMap<u16, Bytes>,
+    /// `Strict-Transport-Security`.
+    pub(crate) hsts: Option<HeaderValue>,
+    /// Its counters, a set for each worker; they outlive the generation.
+    pub(crate) counters: Arc<[Counters]>,
+    /// What numbers stand for it in the maps.
+    pub(crate) numbered: ArcSwap<Numbered>,
+}
+
+/// One pool of a service.
+#[derive(Debug)]
+pub(crate) struct FrontPool {
+    /// Its name.
+    pub(crate) name: String,
+    /// How new clients are spread.
+    pub(crate) algorithm: model::Algorithm,
+    /// Its backends in the order of the configuration.
+    pub(crate) upstreams: Vec<Arc<Upstream>>,
+}
+
+/// The numbers of a front's pools and backends.
+#[derive(Debug, Default)]
+pub(crate) struct Numbered {
+    /// The service as choices are made for it, for each of the front's pools.
+    pub(crate) values: Vec<Option<KernelService>>,
+    /// The backends by number.
+    pub(crate) upstreams: BTreeMap<u16, Arc<Upstream>>,
+}
+
+/// A backend as one service reaches it.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    /// Tells connections to it from those to others, and from those under another trust.
+    pub(crate) id: u64,
+    /// Pool and name.
+    pub(crate) backend: BackendName,
+    /// The same in text, for the access log.
+    pub(crate) label: Arc<str>,
+    /// What stands for it in cookies: the same on every node, and no address or name.
+    pub(crate) token: Box<str>,
+    /// What makes it the same backend to its clients.
+    pub(crate) identity: BackendIdentity,
+    /// Where it listens for this service.
+    pub(crate) address: SocketAddr,
+    /// The share of new clients that the configuration gives it.
+    pub(crate) configured: model::Backend,
+    /// TLS towards it; `None`: plain TCP.
+    pub(crate) tls: Option<UpstreamTls>,
+}
+
+/// TLS towards a backend, under one generation of trust.
+#[derive(Debug)]
+pub(crate) struct UpstreamTls {
+    /// Builds the configuration again when the CA file changes.
+    source: Arc<ClientTls>,
+    /// The configuration with its sessions, or why there is none.
+    pub(crate) config: Result<Arc<ClientConfig>, String>,
+    /// The name to ask for and to verify.
+    pub(crate) name: ServerName<'static>,
+}
+
+impl UpstreamTls {
+    /// Returns whom it trusts.
+    pub(crate) fn trust(&self) -> &Trust {
+        self.source.trust()
+    }
+}
+
+impl Front {
+    /// Returns the counters of a worker.
+    pub(crate) fn counters(&self, worker: usize) -> &Counters {
+        &self.counters[worker % self.counters.len()]
+    }
+
+    /// Returns the place of the pool that serves a host, given in lower case without a port.
+    pub(crate) fn route(&self, host: &str) -> usize {
+        let routes = self.service.routes.iter();
+        let exact = routes.clone().position(|route| route.host == host);
+        let place = exact.or_else(|| {
+            routes
+                .clone()
+                .position(|route| host_matches(&route.host, host))
+        });
+        place.map_or(0, |place| place + 1)
+    }
+
+    /// Looks up the numbers of pools and backends again, if they may have changed.
+    pub(crate) fn number(&self, state: &DesiredState) {
+        let numbered = Numbered {
+            values: self
+                .pools
+                .iter()
+                .map(|pool| service_value(state, &self.service, Some(&pool.name)))
+                .collect(),
+            upstreams: self
+                .pools
+                .iter()
+                .flat_map(|pool| &pool.upstreams)
+                .filter_map(|upstream| {
+                    let number = state.numbers.backends.get(&upstream.identity)?;
+                    Some((u16::try_from(number).ok()?, Arc::clone(upstream)))
+                })
+                .collect(),
+        };
+        let now = self.numbered.load();
+        let same = now.values == numbered.values
+            && now.upstreams.len() == numbered.upstreams.len()
+            && now
+                .upstreams
+                .iter()
+                .zip(&numbered.upstreams)
+                .all(|((a, one), (b, other))| a == b && one.id == other.id);
+        if !same {
+            self.numbered.store(Arc::new(numbered));
+        }
+    }
+}
+
+/// Returns whether a host name is the configured one, or covered by a configured `*.` and one label.
+pub(crate) fn host_matches(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix("*.") {
+        Some(rest) => host
+            .split_once('.')
+            .is_some_and(|(label, of)| !label.is_empty() && of == rest),
+        None => pattern == host,
+    }
+}
+
+/// Makes fronts of configurations, and keeps what they have in common with the former ones.
+#[derive(Debug)]
+pub(crate) struct Fronts {
+    workers: usize,
+    roots: Arc<SystemRoots>,
+    /// The last upstream that was made for each service and backend.
+    upstreams: BTreeMap<(String, BackendName), Arc<Upstream>>,
+    counters: BTreeMap<String, Arc<[Counters]>>,
+    tls: BTreeMap<String, (model::Tls, Arc<ServerTls>)>,
+}
+
+impl Fronts {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self {
+            workers,
+            roots: Arc::default(),
+            upstreams: BTreeMap::new(),
+            counters: BTreeMap::new(),
+            tls: BTreeMap::new(),
+        }
+    }
+
+    /// Makes the fronts of the configuration in force, by service name. Reads files.
+    ///
+    /// A service whose certificates cannot be read is left out, and says so.
+    pub(crate) fn make(&mut self, state: &DesiredState) -> Vec<Arc<Front>> {
+        let services: Vec<&Arc<Service>> = state
+            .config
+            .services
+            .iter()
+            .filter(|service| service.is_proxied())
+            .collect();
+        let mut fronts = Vec::new();
+        let mut upstreams = BTreeMap::new();
+        let mut tls = BTreeMap::new();
+        let mut counters = BTreeMap::new();
+        for service in services {
+            let server = match &service.tls {
+                None => None,
+                Some(wanted) => match self.server_tls(&service.name, wanted) {
+                    Ok(server) => {
+                        tls.insert(service.name.clone(), (wanted.clone(), Arc::clone(&server)));
+                        Some(server)
+                    }
+                    Err(error) => {
+                        tracing::error!(
+                            service = service.name,
+                            "{} is not served: {error}",
+                            service.name
+                        );
+                        continue;
+                    }
+                },
+            };
+            let counted = self.counters.get(&service.name).map_or_else(
+                || (0..self.workers).map(|_| Counters::default()).collect(),
+                Arc::clone,
+            );
+            counters.insert(service.name.clone(), Arc::clone(&counted));
+            let pools: Vec<FrontPool> = service
+                .pools()
+                .filter_map(|name| state.pool(name))
+                .map(|pool| FrontPool {
+                    name: pool.name.clone(),
+                    algorithm: pool.algorithm,
+                    upstreams: pool
+                        .backends
+                        .iter()
+                        .map(|backend| {
+                            let upstream = self.upstream(service, pool, backend);
+                            upstreams.insert(
+                                (service.name.clone(), upstream.backend.clone()),
+                                Arc::clone(&upstream),
+                            );
+                            upstream
+                        })
+                        .collect(),
+                })
+                .collect();
+            let front = Front {
+                name: service.name.as_str().into(),
+                tls: server,
+                pools,
+                pages: pages(service),
+                hsts: service.hsts.and_then(|age| {
+                    HeaderValue::from_str(&format!("max-age={}", age.as_secs())).ok()
+                }),
+                counters: counted,
+                numbered: ArcSwap::default(),
+                service: Arc::clone(service),
+            };
+            front.number(state);
+            fronts.push(Arc::new(front));
+        }
+        self.upstreams = upstreams;
+        self.tls = tls;
+        self.counters = counters;
+        fronts
+    }
+
+    /// Looks at the files of certificates and authorities again; returns whether fronts must be
+    /// made anew.
+    pub(crate) fn refresh(&self) -> bool {
+        for (service, (_, tls)) in &self.tls {
+            match tls.refresh() {
+                Ok(true) => tracing::info!(service, "new certificates are in force"),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(service, "the former certificates stay in force: {error}");
+                }
+            }
+        }
+        self.upstreams.values().any(|upstream| {
+            upstream
+                .tls
+                .as_ref()
+                .is_some_and(|tls| match (&tls.config, tls.source.config()) {
+                    (Ok(now), Ok(then)) => !Arc::ptr_eq(now, &then),
+                    (Err(_), Ok(_)) => true,
+                    (_, Err(_)) => false,
+                })
+        })
+    }
+
+    fn server_tls(
+        &self,
+        service: &str,
+        wanted: &model::Tls,
+    ) -> Result<Arc<ServerTls>, crate::tls::CertificateError> {
+        match self.tls.get(service) {
+            Some((of, tls)) if of == wanted => Ok(Arc::clone(tls)),
+            _ => ServerTls::open(wanted).map(Arc::new),
+        }
+    }
+
+    fn upstream(
+        &self,
+        service: &Service,
+        pool: &model::Pool,
+        backend: &model::Backend,
+    ) -> Arc<Upstream> {
+        let name = BackendName::new(pool.name.clone(), backend.name.clone());
+        let address = SocketAddr::new(backend.address, service.port_of(backend));
+        let former = self.upstreams.get(&(service.name.clone(), name.clone()));
+        let tls = match service.forwarding {
+            Forwarding::Http => Some(self.upstream_tls(service, backend, former)),
+            _ => None,
+        };
+        let same_tls = |former: &Upstream| match (&former.tls, &tls) {
+            (None, None) => true,
+            (Some(former), Some(tls)) => {
+                former.name == tls.name
+                    && match (&former.config, &tls.config) {
+                        (Ok(former), Ok(config)) => Arc::ptr_eq(former, config),
+                        _ => false,
+                    }
+            }
+            _ => false,
+        };
+        if let Some(former) = former
+            && former.address == address
+            && former.configured == *backend
+            && same_tls(former)
+        {
+            return Arc::clone(former);
+        }
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Upstream {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            label: name.to_string().into(),
+            token: token(&name),
+            backend: name,
+            identity: BackendIdentity::of(pool, backend),
+            address,
+            configured: backend.clone(),
+            tls,
+        })
+    }
+
+    fn upstream_tls(
+        &self,
+        service: &Service,
+        backend: &model::Backend,
+        former: Option<&Arc<Upstream>>,
+    ) -> UpstreamTls {
+        let trust = Trust::new(&service.backend_tls.verify, backend.pin);
+        let former = former.and_then(|former| former.tls.as_ref());
+        let source = match former {
+            Some(former) if *former.source.trust() == trust => Arc::clone(&former.source),
+            _ => Arc::new(ClientTls::new(
+                trust,
+                Arc::clone(&self.roots),
+                &["http/1.1"],
+                true,
+            )),
+        };
+        let name = backend
+            .server_name
+            .as_ref()
+            .or(service.backend_tls.server_name.as_ref())
+            .and_then(|name| ServerName::try_from(name.clone()).ok())
+            .unwrap_or_else(|| ServerName::from(backend.address));
+        UpstreamTls {
+            config: source.config().map_err(|error| error.to_string()),
+            source,
+            name,
+        }
+    }
+}
+
+fn token(name: &BackendName) -> Box<str> {
+    format!(
+        "{:016x}",
+        lb_common::hash::bytes(name.to_string().as_bytes())
+    )
+    .into()
+}
+
+/// Reads the pages of a service. One that cannot be read is left to the built-in one.
+fn pages(service: &Service) -> BTreeMap<u16, Bytes> {
+    let mut pages = BTreeMap::new();
+    for (status, path) in &service.errors {
+        match std::fs::read(path) {
+            Ok(page) => {
+                pages.insert(*status, Bytes::from(page));
+            }
+            Err(error) => tracing::warn!(
+                service = service.name,
+                "the page for {status} cannot be read, the built-in one is used: {}: {error}",
+                path.display()
+            ),
+        }
+    }
+    pages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_matches;
+
+    #[test]
+    fn a_wildcard_covers_one_label() {
+        for (pattern, host, covered) in [
+            ("portal.uni.edu", "portal.uni.edu", true),
+            ("portal.uni.edu", "x.uni.edu", false),
+            ("*.uni.edu", "portal.uni.edu", true),
+            ("*.uni.edu", "a.b.uni.edu", false),
+            ("*.uni.edu", "uni.edu", false),
+            ("*.uni.edu", ".uni.edu", false),
+        ] {
+            assert_eq!(host_matches(pattern, host), covered, "{pattern} {host}");
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Bodies on their way: counted, limited, and given up when they stand still.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf as _, Bytes};
+use futures_util::task::AtomicWaker;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{super::failure::Failure, exchange::Exchange};
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.meaning())]
+pub(crate) struct BodyError(pub(crate) Failure);
+
+/// A moment at which something that stands still is given up; there is no timer before it does.
+#[derive(Debug)]
+struct Patience {
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            timer: None,
+            waiting: false,
+        }
+    }
+
+    /// Something moved.
+    fn renew(&mut self) {
+        self.waiting = false;
+    }
+
+    /// Nothing moves: ready when that has lasted for too long.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = Instant::now() + self.limit;
+        let timer = self.timer.get_or_insert_with(|| {
+            self.waiting = true;
+            Box::pin(sleep_until(until))
+        });
+        if !self.waiting {
+            self.waiting = true;
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut().poll(cx)
+    }
+}
+
+/// What is known of a request's body while it is on its way.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// Bytes so far.
+    pub(crate) bytes: Cell<u64>,
+    /// When something last came.
+    pub(crate) moved: Cell<Instant>,
+    /// All of it has come.
+    pub(crate) ended: Cell<bool>,
+    /// Why it ended early.
+    pub(crate) failure: Cell<Option<Failure>>,
+}
+
+/// A request's body on its way to the backend.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// None.
+    Empty,
+    /// As it comes.
+    Streaming(Box<Streaming>),
+}
+
+/// A body that comes from a client.
+#[derive(Debug)]
+pub(crate) struct Streaming {
+    body: Incoming,
+    progress: Rc<Progress>,
+    limit: u64,
+    patience: Patience,
+    gate: Option<Arc<Gate>>,
+    gate_timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl RequestBody {
+    /// Returns a body and what will be known of it; `limit` is zero for none. With `gate` nothing is
+    /// asked of the client before it opens.
+    pub(crate) fn new(
+        body: Incoming,
+        limit: u64,
+        idle: Duration,
+        gate: Option<Arc<Gate>>,
+    ) -> (Self, Option<Rc<Progress>>) {
+        if body.is_end_stream() {
+            return (Self::Empty, None);
+        }
+        let progress = Rc::new(Progress {
+            bytes: Cell::new(0),
+            moved: Cell::new(Instant::now()),
+            ended: Cell::new(false),
+            failure: Cell::new(None),
+        });
+        let streaming = Box::new(Streaming {
+            body,
+            progress: Rc::clone(&progress),
+            limit,
+            patience: Patience::new(idle),
+            gate,
+            gate_timer: None,
+        });
+        (Self::Streaming(streaming), Some(progress))
+    }
+}
+
+impl Streaming {
+    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        let Some(gate) = &self.gate else {
+            return Poll::Ready(Ok(()));
+        };
+        gate.waker.register(cx.waker());
+        let open = match gate.state.load(Ordering::Acquire) {
+            OPEN => true,
+            CANCELLED => return Poll::Ready(Err(BodyError(Failure::ClientClosed))),
+            _ => {
+                let timer = self
+                    .gate_timer
+                    .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + PATIENCE)));
+                timer.as_mut().poll(cx).is_ready()
+            }
+        };
+        if !open {
+            return Poll::Pending;
+        }
+        self.gate_timer = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Err(error) = ready!(self.poll_gate(cx)) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let failure = match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let length = frame.data_ref().map_or(0, |data| data.remaining() as u64);
+                let bytes = self.progress.bytes.get() + length;
+                self.progress.bytes.set(bytes);
+                self.progress.moved.set(Instant::now());
+                self.patience.renew();
+                if self.limit == 0 || bytes <= self.limit {
+                    self.progress.ended.set(self.body.is_end_stream());
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Failure::BodyTooLarge
+            }
+            Poll::Ready(Some(Err(error))) => {
+                match error.is_incomplete_message() || error.is_closed() {
+                    true => Failure::ClientClosed,
+                    false => Failure::BadRequest,
+                }
+            }
+            Poll::Ready(None) => {
+                self.progress.ended.set(true);
+                return Poll::Ready(None);
+            }
+            Poll::Pending => {
+                ready!(self.patience.poll(cx));
+                Failure::RequestTimeout
+            }
+        };
+        self.progress.failure.set(Some(failure));
+        Poll::Ready(Some(Err(BodyError(failure))))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Streaming(streaming) => streaming.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streaming(streaming) => streaming.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streaming(streaming) => streaming.body.size_hint(),
+        }
+    }
+}
+
+/// What holds a body back until the backend has asked for it (`Expect: 100-continue`, RFC 9110
+/// section 10.1.1): hyper asks the client for a body when it is first polled.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    state: AtomicU8,
+    waker: AtomicWaker,
+}
+
+const OPEN: u8 = 1;
+const CANCELLED: u8 = 2;
+/// A backend that says nothing for so long may not know the expectation.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Gate {
+    /// Lets the body come.
+    pub(crate) fn open(&self) {
+        let _ = self
+            .state
+            .compare_exchange(0, OPEN, Ordering::AcqRel, Ordering::Acquire);
+        self.waker.wake();
+    }
+
+    /// Nobody wants the body any more.
+    pub(crate) fn cancel(&self) {
+        let _ = self
+            .state
+            .compare_exchange(0, CANCELLED, Ordering::AcqRel, Ordering::Acquire);
+        self.waker.wake();
+    }
+}
+
+/// An answer's body on its way to the client, and with it all that ends when it does.
+#[derive(Debug)]
+pub(crate) struct ResponseBody {
+    source: Source,
+    exchange: Option<Box<Exchange>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Whole(Option<Bytes>),
+    Streaming { body: Incoming, patience: Patience },
+}
+
+impl ResponseBody {
+    /// Returns no body, of an answer that another is responsible for.
+    pub(crate) fn none() -> Self {
+        Self {
+            source: Source::Whole(None),
+            exchange: None,
+        }
+    }
+
+    /// Returns a body of ours.
+    pub(crate) fn whole(bytes: Bytes, exchange: Box<Exchange>) -> Self {
+        Self {
+            source: Source::Whole((!bytes.is_empty()).then_some(bytes)),
+            exchange: Some(exchange),
+        }
+    }
+
+    /// Returns a backend's body, which is given up when it stands still for `idle`.
+    pub(crate) fn streaming(body: Incoming, idle: Duration, exchange: Box<Exchange>) -> Self {
+        let mut streaming = Self {
+            source: Source::Streaming {
+                body,
+                patience: Patience::new(idle),
+            },
+            exchange: Some(exchange),
+        };
+        streaming.finish_if_ended();
+        streaming
+    }
+
+    fn finish_if_ended(&mut self) {
+        let ended = match &self.source {
+            Source::Whole(bytes) => bytes.is_none(),
+            Source::Streaming { body, .. } => body.is_end_stream(),
+        };
+        if ended && let Some(exchange) = self.exchange.take() {
+            exchange.complete();
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(exchange) = self.exchange.take() {
+            exchange.fail(failure);
+        }
+        Poll::Ready(Some(Err(BodyError(failure))))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.source {
+            Source::Whole(bytes) => bytes.take().map(Frame::data),
+            Source::Streaming { body, patience } => match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    patience.renew();
+                    Some(frame)
+                }
+                Poll::Ready(Some(Err(_))) => return this.fail(Failure::ResponseCut),
+                Poll::Ready(None) => None,
+                Poll::Pending => {
+                    ready!(patience.poll(cx));
+                    return this.fail(Failure::ResponseStalled);
+                }
+            },
+        };
+        let Some(frame) = frame else {
+            if let Some(exchange) = this.exchange.take() {
+                exchange.complete();
+            }
+            return Poll::Ready(None);
+        };
+        if let (Some(exchange), Some(data)) = (&mut this.exchange, frame.data_ref()) {
+            exchange.sent(data.len() as u64);
+        }
+        this.finish_if_ended();
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Whole(bytes) => bytes.is_none(),
+            Source::Streaming { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Source::Streaming { body, .. } => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! One request and its answer: what is counted and logged of them, and what happens when they are
+//! over, however they end.
+
+use std::{
+    cell::Cell,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use hyper::{StatusCode, Version, http::request::Parts};
+use tokio::time::Instant;
+
+use super::{
+    super::{
+        access_log::{Kind, Record},
+        failure::Failure,
+        front::Upstream,
+        upstream::Lease,
+    },
+    Conversation,
+    body::{Gate, Progress},
+};
+
+/// A request that is not over. Whoever drops it says that the client has gone.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    conversation: Rc<Conversation>,
+    begun: Instant,
+    over: Cell<bool>,
+    /// The connection to the backend.
+    pub(crate) lease: Option<Lease>,
+    /// The connection belongs to the client from now on.
+    pub(crate) bind: bool,
+    /// What is known of the request's body.
+    pub(crate) progress: Option<Rc<Progress>>,
+    /// What holds the request's body back.
+    pub(crate) gate: Option<Arc<Gate>>,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) retries: u8,
+    bytes_out: u64,
+    failure: Option<Failure>,
+    wait: Option<Duration>,
+    first_byte: Option<Duration>,
+    reused: bool,
+    upstream: Option<Arc<Upstream>>,
+    /// Only if there is an access log.
+    told: Option<Box<Told>>,
+}
+
+/// What the access log says of a request's head.
+#[derive(Debug)]
+struct Told {
+    time: SystemTime,
+    method: hyper::Method,
+    target: String,
+    host: Option<String>,
+    version: Version,
+}
+
+impl Exchange {
+    /// Begins an exchange with a request's head.
+    pub(crate) fn begin(conversation: &Rc<Conversation>, parts: &Parts) -> Box<Self> {
+        conversation.activity.begin();
+        conversation.counters().requests.add(1);
+        let told = conversation.worker.access.is_on().then(|| {
+            let host = parts.headers.get(hyper::header::HOST);
+            Box::new(Told {
+                time: SystemTime::now(),
+                method: parts.method.clone(),
+                target: parts.uri.path_and_query().map_or_else(
+                    || parts.uri.to_string(),
+                    |target| target.as_str().to_owned(),
+                ),
+                host: host
+                    .and_then(|host| host.to_str().ok())
+                    .or(parts.uri.host())
+                    .map(str::to_owned),
+                version: parts.version,
+            })
+        });
+        Box::new(Self {
+            conversation: Rc::clone(conversation),
+            begun: Instant::now(),
+            over: Cell::new(false),
+            lease: None,
+            bind: false,
+            progress: None,
+            gate: None,
+            status: None,
+            retries: 0,
+            bytes_out: 0,
+            failure: None,
+            wait: None,
+            first_byte: None,
+            reused: false,
+            upstream: None,
+            told,
+        })
+    }
+
+    /// There is a connection to a backend.
+    pub(crate) fn connected(&mut self, lease: &Lease) {
+        self.wait = Some(self.begun.elapsed());
+        self.reused = lease.reused;
+        self.upstream = Some(Arc::clone(&lease.upstream));
+    }
+
+    /// A backend is tried.
+    pub(crate) fn trying(&mut self, upstream: &Arc<Upstream>) {
+        self.upstream = Some(Arc::clone(upstream));
+    }
+
+    /// The answer has begun.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.first_byte = Some(self.begun.elapsed());
+        self.status = Some(status);
+    }
+
+    /// So many bytes of the answer went to the client.
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        self.bytes_out += bytes;
+    }
+
+    /// So many bytes went both ways after an upgrade.
+    pub(crate) fn tunnelled(&mut self, bytes_in: u64, bytes_out: u64) {
+        self.bytes_out += bytes_out;
+        self.conversation.counters().bytes_in.add(bytes_in);
+    }
+
+    /// Says that something has gone wrong which the client is told by an answer.
+    pub(crate) fn failed(&mut self, failure: Failure) {
+        self.failure = Some(failure);
+        self.lease = None;
+    }
+
+    /// The answer is over, and was whole.
+    pub(crate) fn complete(mut self: Box<Self>) {
+        self.over.set(true);
+        let Some(lease) = self.lease.take() else {
+            return;
+        };
+        if self.bind {
+            self.conversation.bind(lease);
+        } else if self
+            .progress
+            .as_ref()
+            .is_none_or(|progress| progress.ended.get())
+        {
+            self.conversation.worker.idle.give_back(lease);
+        }
+    }
+
+    /// The answer ended early: nothing of it is used again.
+    pub(crate) fn fail(mut self: Box<Self>, failure: Failure) {
+        self.over.set(true);
+        self.failed(failure);
+    }
+
+    fn record(&mut self, told: Told) -> Record {
+        let conversation = &self.conversation;
+        let failure = self.failure;
+        Record {
+            time: told.time,
+            service: Arc::clone(&conversation.front.name),
+            kind: Kind::Http,
+            client: conversation.client,
+            backend: self.upstream.as_ref().map(|it| Arc::clone(&it.label)),
+            backend_address: self.upstream.as_ref().map(|it| it.address),
+            method: Some(told.method.to_string().into()),
+            target: Some(told.target),
+            host: told.host,
+            protocol: Some(protocol(told.version)),
+            status: self.status.map(|status| status.as_u16()),
+            bytes_in: self.progress.as_ref().map_or(0, |body| body.bytes.get()),
+            bytes_out: self.bytes_out,
+            handshake: conversation.first_handshake(),
+            wait: self.wait,
+            first_byte: self.first_byte,
+            total: Some(self.begun.elapsed()),
+            reused: self.reused,
+            retries: self.retries,
+            fault: failure.map(Failure::side),
+            reason: failure.map(|failure| failure.label().into()),
+            tls_version: conversation.tls_version,
+            sni: conversation.sni.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(gate) = &self.gate {
+            gate.cancel();
+        }
+        if !self.over.get() {
+            self.failure = self.failure.or(Some(Failure::ClientClosed));
+        }
+        let conversation = Rc::clone(&self.conversation);
+        let counters = conversation.counters();
+        if let Some(status) = self.status
+            && let Some(class) = counters
+                .answers
+                .get(usize::from(status.as_u16() / 100).wrapping_sub(1))
+        {
+            class.add(1);
+        }
+        if let Some(failure) = self.failure {
+            counters.failures.add(failure);
+        }
+        if let Some(progress) = &self.progress {
+            counters.bytes_in.add(progress.bytes.get());
+        }
+        counters.bytes_out.add(self.bytes_out);
+        counters.retries.add(u64::from(self.retries));
+        if self.reused {
+            counters.reused.add(1);
+        }
+        if let Some(told) = self.told.take() {
+            let record = self.record(*told);
+            conversation.worker.access.write(record);
+        }
+        conversation.activity.end();
+    }
+}
+
+/// Returns the name of a version of HTTP.
+pub(crate) fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 => "HTTP/0.9",
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_11 => "HTTP/1.1",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/3",
+    }
+}

@@ -1,0 +1,333 @@
+//! Headers on their way: what belongs to one connection is taken out, and what the backend is to
+//! know of the client is put in.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hyper::{
+    HeaderMap,
+    header::{
+        CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    },
+};
+
+use super::super::failure::Failure;
+use crate::config::model::Prefix;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+
+/// What a backend is to know of a request's origin.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin<'a> {
+    /// The peer of the connection.
+    pub(crate) client: SocketAddr,
+    /// The port that it connected to.
+    pub(crate) port: u16,
+    /// Peers whose word is taken.
+    pub(crate) trusted: &'a [Prefix],
+    /// The host that it asked for.
+    pub(crate) host: Option<&'a HeaderValue>,
+}
+
+/// Makes a request's headers ready for the backend; returns what it wants to upgrade to.
+///
+/// # Errors
+///
+/// [`Failure::BadRequest`] for another spelling of a header that vipd sets: some servers take an
+/// underscore for a dash.
+pub(crate) fn prepare_request(
+    headers: &mut HeaderMap,
+    origin: &Origin<'_>,
+) -> Result<Option<HeaderValue>, Failure> {
+    let upgrade = wanted_upgrade(headers);
+    let trailers = has_token(headers, &TE, b"trailers");
+    remove_hop_by_hop(headers);
+    headers.remove(PROXY_AUTHORIZATION);
+    headers.remove(HTTP2_SETTINGS);
+    let trusted = is_trusted(origin.client.ip(), origin.trusted);
+    judge_forwarded(headers, trusted)?;
+    let ip = origin.client.ip().to_string();
+    let all = match headers.get_all(X_FORWARDED_FOR).iter().next() {
+        None => ip,
+        Some(_) => {
+            let mut all = joined(headers, &X_FORWARDED_FOR);
+            all.push_str(", ");
+            all.push_str(&ip);
+            all
+        }
+    };
+    insert(headers, X_FORWARDED_FOR, &all);
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+    }
+    if !headers.contains_key(X_FORWARDED_PORT) {
+        headers.insert(X_FORWARDED_PORT, HeaderValue::from(origin.port));
+    }
+    if let Some(host) = origin.host {
+        if !headers.contains_key(X_FORWARDED_HOST) {
+            headers.insert(X_FORWARDED_HOST, host.clone());
+        }
+        headers.insert(HOST, host.clone());
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    if let Some(upgrade) = &upgrade {
+        headers.insert(UPGRADE, upgrade.clone());
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    Ok(upgrade)
+}
+
+/// Makes an answer's headers ready for the client.
+pub(crate) fn prepare_response(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    headers.remove(PROXY_AUTHENTICATE);
+}
+
+/// Returns what a client wants to upgrade to, unless it is HTTP/2, which it may have by ALPN.
+fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let wanted = headers.get(UPGRADE)?;
+    let asked = has_token(headers, &CONNECTION, b"upgrade");
+    let is_http2 = tokens(wanted).any(|token| token.eq_ignore_ascii_case(b"h2c"));
+    (asked && !is_http2).then(|| wanted.clone())
+}
+
+/// Takes out what concerns one connection only (RFC 9110 section 7.6.1). What our own side says of
+/// framing is written anew.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(tokens)
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
+        .collect();
+    for name in named {
+        // These are no connection's business, whatever a client says.
+        if name != HOST && name != CONTENT_LENGTH {
+            headers.remove(name);
+        }
+    }
+    for name in [
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TE,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// Takes out what says where a request comes from, unless the peer is trusted.
+fn judge_forwarded(headers: &mut HeaderMap, trusted: bool) -> Result<(), Failure> {
+    let mut forged = Vec::new();
+    for name in headers.keys() {
+        let text = name.as_str();
+        if text.contains('_') && is_managed(&text.replace('_', "-")) {
+            return Err(Failure::BadRequest);
+        }
+        if is_managed(text) && !trusted {
+            forged.push(name.clone());
+        }
+    }
+    for name in forged {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
+/// Returns whether a header says where a request comes from.
+fn is_managed(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || name == "x-real-ip" || name == FORWARDED.as_str()
+}
+
+pub(crate) fn is_trusted(peer: IpAddr, trusted: &[Prefix]) -> bool {
+    trusted.iter().any(|prefix| prefix.contains(peer))
+}
+
+fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
+    let values = headers.get_all(name).iter();
+    let values: Vec<&str> = values.filter_map(|value| value.to_str().ok()).collect();
+    values.join(", ")
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Returns whether a list has a token, in any case of letters.
+pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &[u8]) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(tokens)
+        .any(|found| found.eq_ignore_ascii_case(token))
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let items = value.as_bytes().split(|byte| *byte == b',');
+    items
+        .map(<[u8]>::trim_ascii)
+        .filter(|item| !item.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
+        headers
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
+    }
+
+    fn prepared(headers: &[(&'static str, &'static str)], trusted: &[Prefix]) -> HeaderMap {
+        let mut headers = map(headers);
+        let host = HeaderValue::from_static("a.example");
+        let origin = Origin {
+            client: ([10, 9, 9, 9], 4000).into(),
+            port: 443,
+            trusted,
+            host: Some(&host),
+        };
+        prepare_request(&mut headers, &origin).expect("good headers");
+        headers
+    }
+
+    fn trust_all() -> Vec<Prefix> {
+        vec![Prefix {
+            address: [10, 0, 0, 0].into(),
+            length: 8,
+        }]
+    }
+
+    #[test]
+    fn a_stranger_says_nothing_of_its_origin() {
+        let headers = prepared(
+            &[
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-prefix", "/admin"),
+                ("forwarded", "for=1.2.3.4"),
+                ("x-real-ip", "1.2.3.4"),
+            ],
+            &[],
+        );
+        let expected = map(&[
+            ("x-forwarded-for", "10.9.9.9"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("x-forwarded-host", "a.example"),
+            ("host", "a.example"),
+        ]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_and_its_own_address_added() {
+        let headers = prepared(
+            &[
+                ("x-forwarded-for", "1.2.3.4, 5.6.7.8"),
+                ("x-forwarded-proto", "http"),
+            ],
+            &trust_all(),
+        );
+        assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 5.6.7.8, 10.9.9.9");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+    }
+
+    #[test]
+    fn what_concerns_a_connection_stays_there() {
+        let headers = prepared(
+            &[
+                ("connection", "close, X-Secret, host, x-forwarded-for"),
+                ("x-secret", "1"),
+                ("keep-alive", "timeout=5"),
+                ("proxy-connection", "keep-alive"),
+                ("te", "trailers, deflate"),
+                ("transfer-encoding", "chunked"),
+                ("upgrade", "websocket"),
+                ("accept", "*/*"),
+            ],
+            &[],
+        );
+        for gone in [
+            "x-secret",
+            "keep-alive",
+            "proxy-connection",
+            "transfer-encoding",
+            "upgrade",
+        ] {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+        assert_eq!(headers["host"], "a.example");
+        assert_eq!(headers["x-forwarded-for"], "10.9.9.9");
+        assert_eq!(headers["te"], "trailers");
+        assert_eq!(headers["accept"], "*/*");
+    }
+
+    #[test]
+    fn an_upgrade_is_passed_on_if_the_connection_names_it() {
+        let wanted = prepared(
+            &[
+                ("connection", "keep-alive, Upgrade"),
+                ("upgrade", "websocket"),
+            ],
+            &[],
+        );
+        assert_eq!(wanted["upgrade"], "websocket");
+        assert_eq!(wanted["connection"], "upgrade");
+        let http2 = prepared(
+            &[
+                ("connection", "Upgrade, HTTP2-Settings"),
+                ("upgrade", "h2c"),
+                ("http2-settings", "x"),
+            ],
+            &[],
+        );
+        assert!(!http2.contains_key("upgrade") && !http2.contains_key("http2-settings"));
+    }
+
+    #[test]
+    fn another_spelling_of_a_managed_header_is_refused() {
+        for name in ["x_forwarded_for", "x-forwarded_for", "x_real_ip"] {
+            let mut headers = map(&[(name, "1.2.3.4")]);
+            let origin = Origin {
+                client: ([10, 9, 9, 9], 4000).into(),
+                port: 443,
+                trusted: &trust_all(),
+                host: None,
+            };
+            assert_eq!(
+                prepare_request(&mut headers, &origin),
+                Err(Failure::BadRequest),
+                "{name}"
+            );
+        }
+        let mut headers = map(&[("my_header", "1")]);
+        let origin = Origin {
+            client: ([10, 9, 9, 9], 4000).into(),
+            port: 443,
+            trusted: &[],
+            host: None,
+        };
+        assert_eq!(prepare_request(&mut headers, &origin), Ok(None));
+    }
+}

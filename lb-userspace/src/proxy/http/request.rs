@@ -1,0 +1,230 @@
+//! What a client asks for, if it can be understood in one way only (RFC 9112 section 3, RFC 9113
+//! section 8.3).
+
+use hyper::{
+    HeaderMap, Method, Version,
+    header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING},
+    http::{request::Parts, uri::Authority},
+};
+
+use super::super::failure::Failure;
+
+/// What a request is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// The host in lower case, without a port; empty if an HTTP/1.0 client named none.
+    pub(crate) host: String,
+    /// The host as it goes to the backend.
+    pub(crate) host_header: Option<HeaderValue>,
+}
+
+/// Judges a request's head.
+///
+/// # Errors
+///
+/// [`Failure::BadRequest`].
+pub(crate) fn check(parts: &Parts) -> Result<Asked, Failure> {
+    if parts.method == Method::CONNECT {
+        return Err(Failure::BadRequest);
+    }
+    check_framing(&parts.headers)?;
+    let host_header = one_host(&parts.headers)?;
+    let named = host_header.map(authority).transpose()?;
+    let target = match parts.uri.authority() {
+        // The authority form is for CONNECT alone, and "*" for OPTIONS (RFC 9112 section 3.2).
+        Some(_) if parts.uri.path_and_query().is_none() => return Err(Failure::BadRequest),
+        Some(target) => Some(without_user(target)?),
+        None => None,
+    };
+    if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
+        return Err(Failure::BadRequest);
+    }
+    let authority = match (target, named) {
+        (Some(target), Some(named)) if !same(target, &named) => return Err(Failure::BadRequest),
+        (Some(target), None) if parts.version == Version::HTTP_2 => Some(target.clone()),
+        (Some(_), None) => return Err(Failure::BadRequest),
+        (_, Some(named)) => Some(named),
+        (None, None) if parts.version == Version::HTTP_10 => None,
+        (None, None) => return Err(Failure::BadRequest),
+    };
+    let Some(authority) = authority else {
+        return Ok(Asked {
+            host: String::new(),
+            host_header: None,
+        });
+    };
+    Ok(Asked {
+        host: authority.host().to_ascii_lowercase(),
+        host_header: match host_header {
+            Some(value) => Some(value.clone()),
+            None => HeaderValue::from_str(authority.as_str()).ok(),
+        },
+    })
+}
+
+/// hyper has refused most of what is ambiguous; what it lets through is refused here.
+fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => {}
+        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
+        _ => return Err(Failure::BadRequest),
+    }
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+        return Err(Failure::BadRequest);
+    }
+    if headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
+        return Err(Failure::BadRequest);
+    }
+    Ok(())
+}
+
+fn one_host(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Failure> {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (host, None) => Ok(host),
+        _ => Err(Failure::BadRequest),
+    }
+}
+
+fn authority(value: &HeaderValue) -> Result<Authority, Failure> {
+    let authority = Authority::try_from(value.as_bytes()).map_err(|_| Failure::BadRequest)?;
+    without_user(&authority)?;
+    Ok(authority)
+}
+
+fn without_user(authority: &Authority) -> Result<&Authority, Failure> {
+    let ambiguous = authority.as_str().contains('@')
+        || authority.host().is_empty()
+        || authority.as_str().ends_with(':');
+    if ambiguous {
+        return Err(Failure::BadRequest);
+    }
+    Ok(authority)
+}
+
+fn same(one: &Authority, other: &Authority) -> bool {
+    one.host().eq_ignore_ascii_case(other.host())
+        && (one.port_u16() == other.port_u16()
+            || matches!(
+                (one.port_u16(), other.port_u16()),
+                (None, Some(443)) | (Some(443), None)
+            ))
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+
+    use super::*;
+
+    fn judge(
+        method: &str,
+        target: &str,
+        version: Version,
+        headers: &[(&'static str, &'static str)],
+    ) -> Result<String, Failure> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(target)
+            .version(version);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).expect("a request").into_parts();
+        check(&parts).map(|asked| asked.host)
+    }
+
+    #[test]
+    fn usual_requests_name_their_host() {
+        let h1 = Version::HTTP_11;
+        let ok = |host: &str| Ok(host.to_owned());
+        assert_eq!(
+            judge("GET", "/", h1, &[("host", "A.Example")]),
+            ok("a.example")
+        );
+        assert_eq!(
+            judge("GET", "/", h1, &[("host", "a.example:8443")]),
+            ok("a.example")
+        );
+        assert_eq!(
+            judge("GET", "/", h1, &[("host", "[fd00::1]:443")]),
+            ok("[fd00::1]")
+        );
+        assert_eq!(
+            judge("OPTIONS", "*", h1, &[("host", "a.example")]),
+            ok("a.example")
+        );
+        assert_eq!(
+            judge("GET", "https://a.example/x", h1, &[("host", "a.example")]),
+            ok("a.example")
+        );
+        assert_eq!(
+            judge("GET", "https://a.example/x", Version::HTTP_2, &[]),
+            ok("a.example")
+        );
+        assert_eq!(judge("GET", "/", Version::HTTP_10, &[]), ok(""));
+    }
+
+    #[test]
+    fn what_has_two_meanings_is_refused() {
+        let h1 = Version::HTTP_11;
+        for (method, target, headers) in [
+            ("GET", "/", &[][..]),
+            ("GET", "/", &[("host", "a.example"), ("host", "a.example")]),
+            ("GET", "/", &[("host", "a.example, b.example")]),
+            ("GET", "/", &[("host", "user@a.example")]),
+            ("GET", "/", &[("host", "a.example/x")]),
+            ("GET", "/", &[("host", "a.example:")]),
+            ("GET", "/", &[("host", "")]),
+            ("GET", "https://b.example/", &[("host", "a.example")]),
+            ("GET", "https://u@a.example/", &[("host", "a.example")]),
+            ("GET", "a.example:443", &[("host", "a.example:443")]),
+            ("CONNECT", "a.example:443", &[("host", "a.example:443")]),
+            ("GET", "*", &[("host", "a.example")]),
+            (
+                "POST",
+                "/",
+                &[("host", "a"), ("transfer-encoding", "gzip, chunked")],
+            ),
+            (
+                "POST",
+                "/",
+                &[("host", "a"), ("transfer-encoding", "identity")],
+            ),
+            (
+                "POST",
+                "/",
+                &[
+                    ("host", "a"),
+                    ("transfer-encoding", "chunked"),
+                    ("transfer-encoding", "chunked"),
+                ],
+            ),
+            (
+                "POST",
+                "/",
+                &[
+                    ("host", "a"),
+                    ("transfer-encoding", "chunked"),
+                    ("content-length", "3"),
+                ],
+            ),
+            (
+                "POST",
+                "/",
+                &[
+                    ("host", "a"),
+                    ("content-length", "3"),
+                    ("content-length", "3"),
+                ],
+            ),
+        ] {
+            assert_eq!(
+                judge(method, target, h1, headers),
+                Err(Failure::BadRequest),
+                "{method} {target} {headers:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! HTTP that is sent to HTTPS, with the address as it came.
+
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::{
+    Request, Response, StatusCode, Version,
+    body::Incoming,
+    header::{CONNECTION, HOST, HeaderValue, LOCATION},
+    http::uri::Authority,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    access_log::{Kind, Record},
+    failure::Failure,
+    front::{Front, host_matches},
+    http::{
+        activity::{Activity, Verdict, Watched},
+        exchange::protocol,
+    },
+    prefixed::Prefixed,
+    worker::Worker,
+};
+
+/// Bytes that a request's head may have at most: nobody signs on here.
+const HEAD: usize = 16 * 1024;
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    front: Arc<Front>,
+    stream: Prefixed<TcpStream>,
+    client: SocketAddr,
+) {
+    let activity = Activity::new();
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
+    let timeouts = front.service.timeouts;
+    let counted = (Rc::clone(&worker), Arc::clone(&front));
+    let service = {
+        let activity = Arc::clone(&activity);
+        service_fn(move |request| {
+            activity.begin();
+            let response = answer(&worker, &front, client, &request);
+            activity.end();
+            async move { Ok::<_, std::convert::Infallible>(response) }
+        })
+    };
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_header_size(HEAD)
+        .serve_connection(io, service);
+    let mut connection = pin!(connection);
+    let mut timer = pin!(sleep_until(Instant::now() + timeouts.header));
+    loop {
+        tokio::select! {
+            biased;
+            _ = connection.as_mut() => return,
+            () = timer.as_mut() => match activity.verdict(&timeouts, false) {
+                Verdict::Until(moment) => timer.as_mut().reset(moment),
+                Verdict::Idle => {
+                    connection.as_mut().graceful_shutdown();
+                    timer.as_mut().reset(Instant::now() + Duration::from_secs(1));
+                }
+                Verdict::Late(failure) => {
+                    let (worker, front) = counted;
+                    front.counters(worker.index).failures.add(failure);
+                    return;
+                }
+            },
+        }
+    }
+}
+
+fn answer(
+    worker: &Worker,
+    front: &Front,
+    client: SocketAddr,
+    request: &Request<Incoming>,
+) -> Response<Empty<Bytes>> {
+    let begun = Instant::now();
+    let time = SystemTime::now();
+    let result = location(front, request);
+    let mut response = Response::new(Empty::new());
+    let failure = match result {
+        Ok(location) => {
+            let status = StatusCode::from_u16(front.service.redirect.status);
+            *response.status_mut() = status.unwrap_or(StatusCode::MOVED_PERMANENTLY);
+            response.headers_mut().insert(LOCATION, location);
+            None
+        }
+        Err(failure) => {
+            *response.status_mut() = failure.status().unwrap_or(StatusCode::BAD_REQUEST);
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+            Some(failure)
+        }
+    };
+    let counters = front.counters(worker.index);
+    counters.requests.add(1);
+    let status = response.status().as_u16();
+    if let Some(class) = counters
+        .answers
+        .get(usize::from(status / 100).wrapping_sub(1))
+    {
+        class.add(1);
+    }
+    if let Some(failure) = failure {
+        counters.failures.add(failure);
+    }
+    if worker.access.is_on() {
+        let host = request.headers().get(HOST);
+        worker.access.write(Record {
+            time,
+            service: Arc::clone(&front.name),
+            kind: Kind::Redirect,
+            client,
+            backend: None,
+            backend_address: None,
+            method: Some(request.method().to_string().into()),
+            target: Some(request.uri().to_string()),
+            host: host.and_then(|host| host.to_str().ok()).map(str::to_owned),
+            protocol: Some(protocol(request.version())),
+            status: Some(status),
+            bytes_in: 0,
+            bytes_out: 0,
+            handshake: None,
+            wait: None,
+            first_byte: None,
+            total: Some(begun.elapsed()),
+            reused: false,
+            retries: 0,
+            fault: failure.map(Failure::side),
+            reason: failure.map(|failure| failure.label().into()),
+            tls_version: None,
+            sni: None,
+        });
+    }
+    response
+}
+
+/// Returns where a request is sent: the same host without its port, the same target.
+///
+/// # Errors
+///
+/// [`Failure::BadRequest`] without one good host, [`Failure::Misdirected`] for a host that is not
+/// among those which the configuration lists.
+fn location(front: &Front, request: &Request<Incoming>) -> Result<HeaderValue, Failure> {
+    let hosts = &front.service.redirect.hosts;
+    let mut named = request.headers().get_all(HOST).iter();
+    let authority = match (named.next(), named.next()) {
+        (Some(host), None) => {
+            Authority::try_from(host.as_bytes()).map_err(|_| Failure::BadRequest)?
+        }
+        // A client of HTTP/1.0 names none; there is one answer if there is one host.
+        (None, _) if request.version() == Version::HTTP_10 && hosts.len() == 1 => {
+            Authority::try_from(hosts[0].as_str()).map_err(|_| Failure::BadRequest)?
+        }
+        _ => return Err(Failure::BadRequest),
+    };
+    if authority.as_str().contains('@') || authority.host().is_empty() {
+        return Err(Failure::BadRequest);
+    }
+    if let Some(target) = request.uri().authority()
+        && !target.host().eq_ignore_ascii_case(authority.host())
+    {
+        return Err(Failure::BadRequest);
+    }
+    let host = authority.host().to_ascii_lowercase();
+    if !hosts.is_empty() && !hosts.iter().any(|known| host_matches(known, &host)) {
+        return Err(Failure::Misdirected);
+    }
+    let target = match request.uri().path_and_query() {
+        Some(target) if target.as_str() != "*" => target.as_str(),
+        _ => "/",
+    };
+    HeaderValue::from_str(&format!("https://{}{target}", authority.host()))
+        .map_err(|_| Failure::BadRequest)
+}

@@ -1,0 +1,189 @@
+//! Connections that are passed through as they are.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use super::{
+    access_log::{Kind, Record},
+    choose::{self, Asker, Chosen},
+    failure::Failure,
+    front::Front,
+    hello::{self, Hello},
+    loads::Load,
+    prefixed::Prefixed,
+    proxy_protocol, tunnel, upstream,
+    worker::Worker,
+};
+
+/// Backends that are tried for one connection.
+const ATTEMPTS: usize = 3;
+
+/// Serves a connection: which pool, which backend, a connection to it, bytes both ways.
+///
+/// # Errors
+///
+/// Why it ended early; the failure is counted by the caller.
+pub(crate) async fn serve(
+    worker: &Rc<Worker>,
+    front: &Arc<Front>,
+    mut stream: Prefixed<TcpStream>,
+    client: SocketAddr,
+) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let mut record = Record {
+        time: SystemTime::now(),
+        service: Arc::clone(&front.name),
+        kind: Kind::Tcp,
+        client,
+        backend: None,
+        backend_address: None,
+        method: None,
+        target: None,
+        host: None,
+        protocol: None,
+        status: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        handshake: None,
+        wait: None,
+        first_byte: None,
+        total: None,
+        reused: false,
+        retries: 0,
+        fault: None,
+        reason: None,
+        tls_version: None,
+        sni: None,
+    };
+    let served = forward(worker, front, &mut stream, client, begun, &mut record).await;
+    let counters = front.counters(worker.index);
+    counters.bytes_in.add(record.bytes_in);
+    counters.bytes_out.add(record.bytes_out);
+    counters.retries.add(u64::from(record.retries));
+    if worker.access.is_on() {
+        record.total = Some(begun.elapsed());
+        record.fault = served.err().map(Failure::side);
+        record.reason = served.err().map(|failure| failure.label().into());
+        worker.access.write(record);
+    }
+    served
+}
+
+async fn forward(
+    worker: &Rc<Worker>,
+    front: &Front,
+    stream: &mut Prefixed<TcpStream>,
+    client: SocketAddr,
+    begun: Instant,
+    record: &mut Record,
+) -> Result<(), Failure> {
+    let (place, hello) = route(front, stream, record).await?;
+    let (chosen, mut backend, _load) = connect(worker, front, place, client, record).await?;
+    record.wait = Some(begun.elapsed());
+    front.counters(worker.index).connects.add(1);
+    let _live = remember(worker, &chosen);
+    let mut first = Vec::new();
+    if let Some(version) = front.service.proxy_protocol.send {
+        let vip = front.service.listen();
+        proxy_protocol::write(version, client, vip, &mut first);
+    }
+    first.extend_from_slice(&hello);
+    record.bytes_in += hello.len() as u64;
+    if !first.is_empty() {
+        let written = timeout(front.service.timeouts.connect, backend.write_all(&first)).await;
+        written
+            .map_err(|_| Failure::ConnectTimeout)?
+            .map_err(|_| Failure::BackendClosed)?;
+    }
+    let gone = worker.bound.to(chosen.number);
+    let idle = front.service.timeouts.tunnel;
+    let ended = tunnel::run(stream, &mut backend, idle, &gone).await;
+    record.bytes_in += ended.bytes_in;
+    record.bytes_out += ended.bytes_out;
+    ended.failure.map_or(Ok(()), Err)
+}
+
+/// Returns the place of the pool that serves the name which the client asks for in TLS, and what was
+/// read of the connection to find it.
+async fn route(
+    front: &Front,
+    stream: &mut Prefixed<TcpStream>,
+    record: &mut Record,
+) -> Result<(usize, BytesMut), Failure> {
+    let mut bytes = BytesMut::new();
+    if front.service.routes.is_empty() {
+        return Ok((0, bytes));
+    }
+    let deadline = Instant::now() + front.service.timeouts.handshake;
+    loop {
+        match hello::server_name(&bytes) {
+            Hello::Incomplete => {
+                let read = stream.read_buf(&mut bytes);
+                match tokio::time::timeout_at(deadline, read).await {
+                    Ok(Ok(0) | Err(_)) => return Err(Failure::ClientClosed),
+                    Ok(Ok(_)) => {}
+                    Err(_) => return Err(Failure::HandshakeTimeout),
+                }
+            }
+            Hello::NotTls | Hello::Name(None) => return Ok((0, bytes)),
+            Hello::Name(Some(name)) => {
+                let place = front.route(&name);
+                record.sni = Some(name);
+                return Ok((place, bytes));
+            }
+        }
+    }
+}
+
+/// Connects to the client's backend, or where that fails to another one that is eligible.
+async fn connect(
+    worker: &Worker,
+    front: &Front,
+    place: usize,
+    client: SocketAddr,
+    record: &mut Record,
+) -> Result<(Chosen, TcpStream, Load), Failure> {
+    let mut failed = Vec::new();
+    let mut last = Failure::NoBackend;
+    while failed.len() < ATTEMPTS {
+        let asker = Asker {
+            client: client.ip(),
+            port: client.port(),
+            failed: &failed,
+            cookie: None,
+        };
+        let snapshot = worker.handle.snapshot();
+        let Some(chosen) = choose::choose(worker, &snapshot, front, place, asker) else {
+            break;
+        };
+        record.backend = Some(Arc::clone(&chosen.upstream.label));
+        record.backend_address = Some(chosen.upstream.address);
+        let load = worker.loads.take(chosen.number);
+        match upstream::connect(front, &chosen.upstream, client.ip()).await {
+            Ok(stream) => return Ok((chosen, stream, load)),
+            Err(error) => {
+                worker.accuse(&chosen.upstream, &error);
+                last = error.failure;
+                failed.push(chosen.number);
+                record.retries += 1;
+            }
+        }
+    }
+    Err(last)
+}
+
+/// The backend has taken the client: from now on it belongs there, and its entry does not age while
+/// the returned value lives.
+fn remember(worker: &Worker, chosen: &Chosen) -> Option<super::live::LiveClient> {
+    let memory = chosen.memory?;
+    let replace = memory.replace || memory.known;
+    let mut clients = worker.clients.borrow_mut();
+    clients.remember(&memory.key, memory.belongs_to, replace);
+    Some(worker.live.enter(memory.key))
+}
