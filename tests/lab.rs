@@ -1,43 +1,56 @@
 //! One site per test, its machines, and what runs on them.
 
-pub mod authority;
 pub mod backends;
 pub mod base64;
 pub mod capture;
 pub mod churn;
 pub mod clients;
 pub mod configuration;
-pub mod curl;
 pub mod daemon;
 pub mod dtls;
 pub mod ends;
 pub mod eventually;
 pub mod family;
 pub mod frames;
-pub mod gate;
 pub mod gateways;
 pub mod health_page;
 pub mod host;
-pub mod http1;
-pub mod kerberos;
 pub mod load;
 pub mod netns;
 pub mod nginx;
-pub mod origin;
 pub mod packets;
 pub mod process;
 pub mod random;
-pub mod raw;
 pub mod site;
 pub mod socket_options;
 pub mod status;
-pub mod stream;
 pub mod traces;
 pub mod usage;
 pub mod veth;
-pub mod websocket;
-pub mod wire;
 pub mod xdp_pass;
+
+#[cfg(feature = "web")]
+pub mod authority;
+#[cfg(feature = "web")]
+pub mod curl;
+#[cfg(feature = "web")]
+pub mod gate;
+#[cfg(feature = "web")]
+pub mod http1;
+#[cfg(feature = "web")]
+pub mod kerberos;
+#[cfg(feature = "web")]
+pub mod origin;
+#[cfg(feature = "web")]
+pub mod raw;
+#[cfg(feature = "web")]
+pub mod stream;
+#[cfg(feature = "web")]
+pub mod web_site;
+#[cfg(feature = "web")]
+pub mod websocket;
+#[cfg(feature = "web")]
+pub mod wire;
 
 pub use backends::{Answer, IdentityServer};
 pub use clients::UdpClient;

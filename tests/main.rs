@@ -15,6 +15,7 @@ mod fragments;
 mod full_tables;
 mod hairpin;
 mod health;
+mod http;
 mod icmp;
 mod ipv6;
 mod l4_nat;

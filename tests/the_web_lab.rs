@@ -73,7 +73,11 @@ fn curl_sees_what_an_https_origin_answers_and_trusts_the_authority_alone() {
     assert_eq!(origin.accepted(), 1);
     assert!(origin.faults().is_empty(), "{:?}", origin.faults());
     assert_eq!(origin.records()[1].body, b"hello");
-    assert!(origin.records()[0].text().starts_with("GET /a?b=c HTTP/1.1\r\nHost: "));
+    assert!(
+        origin.records()[0]
+            .text()
+            .starts_with("GET /a?b=c HTTP/1.1\r\nHost: ")
+    );
 
     let other = Authority::new(lab.directory(), "other");
     let refused = Curl::on(&lab, lab.client(1))
@@ -126,7 +130,9 @@ fn a_test_decides_when_and_what_an_origin_answers() {
             "/half" => Some(Response::status(200).body("late").body_after(&gate)),
             "/early" => Some(Response::status(413).early().end(End::Close)),
             "/late" => Some(Response::status(200).delay(Duration::from_millis(200))),
-            "/verbatim" => Some(Response::verbatim("HTTP/1.1 200\r\nContent-Length: 1, 1\r\n\r\nx")),
+            "/verbatim" => Some(Response::verbatim(
+                "HTTP/1.1 200\r\nContent-Length: 1, 1\r\n\r\nx",
+            )),
             "/reset" => Some(Response::none(End::Reset)),
             "/fin" => Some(Response::none(End::Fin)),
             _ => None,
@@ -159,7 +165,10 @@ fn a_test_decides_when_and_what_an_origin_answers() {
     let exact = b"HTTP/1.1 200\r\nContent-Length: 1, 1\r\n\r\nx";
     assert_eq!(client.read_exactly(exact.len()).expect("bytes"), exact);
     let answer = client
-        .ask("POST", "POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+        .ask(
+            "POST",
+            "POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
+        )
         .expect("an answer before the body");
     assert_eq!(answer.status, 413);
     assert_eq!(client.await_end(BOUND).expect("an end"), End::Close);
@@ -180,9 +189,7 @@ fn an_origin_ends_its_connections_as_it_is_told_and_comes_back() {
     let certificate = authority.certificate(&[NAME]);
     let mut origin = Origin::on(lab.gateway(1), 443).tls(&certificate).start();
     let settings = authority.client(&[]);
-    let connect = || {
-        Raw::tcp(lab.client(1), https(lab.gateway(1)))?.tls(&settings, NAME)
-    };
+    let connect = || Raw::tcp(lab.client(1), https(lab.gateway(1)))?.tls(&settings, NAME);
 
     for end in [End::Close, End::Fin, End::Reset] {
         let mut client = connect().expect("a connection");
@@ -190,7 +197,9 @@ fn an_origin_ends_its_connections_as_it_is_told_and_comes_back() {
         let mut busy = connect().expect("a connection");
         busy.send("GET /bytes/100000000 HTTP/1.1\r\nHost: a\r\n\r\n")
             .expect("sent");
-        origin.await_record("the long answer", |record| record.path().starts_with("/bytes"));
+        origin.await_record("the long answer", |record| {
+            record.path().starts_with("/bytes")
+        });
         assert_eq!(origin.open_connections(), 2);
 
         origin.stop(end);
@@ -228,7 +237,9 @@ fn an_echo_and_events_stream_and_a_websocket_is_a_tunnel() {
         .send("GET /sse HTTP/1.1\r\nHost: a\r\n\r\n")
         .expect("sent");
     assert_eq!(reader.answer_head().expect("a head").0, 200);
-    eventually(BOUND, "somebody reads events", || origin.event_readers() == 1);
+    eventually(BOUND, "somebody reads events", || {
+        origin.event_readers() == 1
+    });
     for event in ["one", "two"] {
         origin.send_event(event);
         let expected = format!("b\r\ndata: {event}\n\n\r\n");
@@ -240,7 +251,9 @@ fn an_echo_and_events_stream_and_a_websocket_is_a_tunnel() {
     let mut gone = connect();
     gone.send("GET /sse HTTP/1.1\r\nHost: a\r\n\r\n")
         .expect("sent");
-    eventually(BOUND, "somebody reads events", || origin.event_readers() == 1);
+    eventually(BOUND, "somebody reads events", || {
+        origin.event_readers() == 1
+    });
     gone.end(End::Close);
     eventually(BOUND, "nobody reads events", || origin.event_readers() == 0);
 
@@ -283,23 +296,30 @@ fn a_sign_on_belongs_to_its_connection() {
     let answer = ann.get("a", "/", "").expect("an answer");
     assert_eq!(answer.status, 401);
     assert_eq!(answer.header("www-authenticate"), Some("Negotiate"));
-    assert_eq!(ann.get("a", "/healthcheck", "").expect("public").status, 200);
+    assert_eq!(
+        ann.get("a", "/healthcheck", "").expect("public").status,
+        200
+    );
 
     // A ticket of 48 kB in one leg.
     let token = authorization(&sign_on::token("Negotiate", "ann", 36_000));
     assert!(token.len() > 48_000);
     let answer = ann.get("a", "/", &token).expect("an answer");
-    assert_eq!((answer.status, user(&answer)), (200, Some("ann".to_owned())));
+    assert_eq!(
+        (answer.status, user(&answer)),
+        (200, Some("ann".to_owned()))
+    );
 
     let leg = authorization(&sign_on::first_leg("Negotiate", "bob", 100));
     let answer = bob.get("a", "/", &leg).expect("an answer");
     assert_eq!(answer.status, 401);
     let challenge = answer.header("www-authenticate").expect("a challenge");
     let leg = sign_on::answer(challenge, "bob", 100).expect("a challenge");
-    let answer = bob
-        .get("a", "/", &authorization(&leg))
-        .expect("an answer");
-    assert_eq!((answer.status, user(&answer)), (200, Some("bob".to_owned())));
+    let answer = bob.get("a", "/", &authorization(&leg)).expect("an answer");
+    assert_eq!(
+        (answer.status, user(&answer)),
+        (200, Some("bob".to_owned()))
+    );
 
     let start = Instant::now();
     for _ in 0..1000 {
@@ -363,7 +383,9 @@ fn users_sign_on_by_kerberos_and_each_connection_is_its_users() {
         answers[1].header("x-connection")
     );
 
-    let large = negotiate(site.apache(1), &site.large_user()).get(&url).one();
+    let large = negotiate(site.apache(1), &site.large_user())
+        .get(&url)
+        .one();
     assert_eq!(large.status, 200, "{large:?}; {}", site.log(1));
     assert_eq!(large.header("x-user"), Some(site.large_name().as_str()));
     let sent = large.report["size_request"].as_u64().unwrap_or_default();

@@ -17,6 +17,7 @@
 //! [`Origin::faults`].
 
 mod connection;
+mod connections;
 mod events;
 mod pages;
 mod record;
@@ -25,7 +26,7 @@ mod response;
 pub mod sign_on;
 
 use std::{
-    fmt,
+    fmt, io,
     net::{Ipv6Addr, SocketAddr, TcpListener},
     sync::{Arc, Mutex, RwLock},
     thread::{self, JoinHandle},
@@ -42,7 +43,7 @@ use super::{
     nginx::Certificate,
     stream::{Agreed, End},
 };
-use connection::Connections;
+use connections::Connections;
 use events::Events;
 use record::Log;
 
@@ -55,6 +56,9 @@ const BOUND: Duration = Duration::from_secs(5);
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
+
+/// How long an origin waits after a connection that it could not accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Says how a request is answered once its head is there; `None` leaves it to the path.
 type Rule = dyn Fn(&Request) -> Option<Response> + Send + Sync;
@@ -350,7 +354,17 @@ fn listen(address: SocketAddr) -> TcpListener {
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    while let Ok((socket, peer)) = listener.accept() {
+    loop {
+        let (socket, peer) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+            // The client has gone already, or descriptors are short.
+            Err(error) => {
+                eprintln!("{} cannot accept: {error}", shared.name);
+                thread::sleep(ACCEPT_PAUSE);
+                continue;
+            }
+        };
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let handle = shared.connections.add(&socket);
         let shared = Arc::clone(shared);

@@ -159,7 +159,10 @@ mod tests {
             frame
                 .write(&mut written, None)
                 .expect("a vector takes bytes");
-            assert_eq!(Frame::read(&mut written.as_slice()).expect("a frame"), frame);
+            assert_eq!(
+                Frame::read(&mut written.as_slice()).expect("a frame"),
+                frame
+            );
         }
     }
 }

@@ -10,11 +10,7 @@ use std::{
 
 use super::{PORTAL, Realm};
 use crate::lab::{
-    authority::Authority,
-    eventually::eventually,
-    host::Host,
-    nginx::Certificate,
-    process::Process,
+    authority::Authority, eventually::eventually, host::Host, nginx::Certificate, process::Process,
     site::Lab,
 };
 

@@ -120,10 +120,7 @@ impl Realm {
                 "KRB5_CONFIG".to_owned(),
                 self.settings().display().to_string(),
             ),
-            (
-                "KRB5CCNAME".to_owned(),
-                format!("FILE:{}", cache.display()),
-            ),
+            ("KRB5CCNAME".to_owned(), format!("FILE:{}", cache.display())),
         ]
     }
 }

@@ -1,16 +1,16 @@
 //! One connection of an origin, on a thread of its own.
 
 use std::{
-    collections::BTreeMap,
     io::{self, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
-    sync::{Arc, Mutex},
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use super::{
     Agreed, End, Record, Request, Response, Shared,
+    connections::Handle,
     events::Next,
     pages,
     response::{Body, PATTERN},
@@ -26,112 +26,6 @@ use crate::lab::{
 
 /// How often a thread that waits for something else than its socket looks whether it shall end.
 const POLL: Duration = Duration::from_millis(20);
-
-/// The connections of an origin.
-#[derive(Debug, Default)]
-pub(super) struct Connections(Mutex<Counted>);
-
-#[derive(Debug, Default)]
-struct Counted {
-    accepted: u64,
-    open: BTreeMap<u64, Arc<Handle>>,
-}
-
-/// A connection in the hands of others than its thread.
-#[derive(Debug)]
-pub(super) struct Handle {
-    number: u64,
-    state: Mutex<HandleState>,
-}
-
-#[derive(Debug)]
-struct HandleState {
-    /// Gone when the connection's thread ends it.
-    socket: Option<TcpStream>,
-    asked: Option<End>,
-}
-
-impl Connections {
-    pub(super) fn add(&self, socket: &TcpStream) -> Arc<Handle> {
-        let mut counted = self.0.lock().expect("nobody panics with the lock");
-        counted.accepted += 1;
-        let handle = Arc::new(Handle {
-            number: counted.accepted,
-            state: Mutex::new(HandleState {
-                socket: socket.try_clone().ok(),
-                asked: None,
-            }),
-        });
-        counted.open.insert(handle.number, Arc::clone(&handle));
-        handle
-    }
-
-    pub(super) fn accepted(&self) -> u64 {
-        self.0
-            .lock()
-            .expect("nobody panics with the lock")
-            .accepted
-    }
-
-    pub(super) fn open(&self) -> usize {
-        self.0
-            .lock()
-            .expect("nobody panics with the lock")
-            .open
-            .len()
-    }
-
-    pub(super) fn is_open(&self, number: u64) -> bool {
-        self.0
-            .lock()
-            .expect("nobody panics with the lock")
-            .open
-            .contains_key(&number)
-    }
-
-    /// Asks every open connection to end; returns their numbers.
-    pub(super) fn ask(&self, end: End) -> Vec<u64> {
-        let counted = self.0.lock().expect("nobody panics with the lock");
-        for handle in counted.open.values() {
-            handle.ask(end);
-        }
-        counted.open.keys().copied().collect()
-    }
-
-    fn remove(&self, number: u64) {
-        self.0
-            .lock()
-            .expect("nobody panics with the lock")
-            .open
-            .remove(&number);
-    }
-}
-
-impl Handle {
-    fn ask(&self, end: End) {
-        let mut state = self.state.lock().expect("nobody panics with the lock");
-        state.asked = Some(end);
-        if let Some(socket) = &state.socket {
-            // Ends the thread's read and sends nothing: how the connection ends is the thread's to say.
-            let _ = socket.shutdown(Shutdown::Read);
-        }
-    }
-
-    fn asked(&self) -> Option<End> {
-        self.state
-            .lock()
-            .expect("nobody panics with the lock")
-            .asked
-    }
-
-    /// Closes the descriptor that is kept here, so that the thread's own is the last one.
-    fn release(&self) {
-        self.state
-            .lock()
-            .expect("nobody panics with the lock")
-            .socket = None;
-    }
-}
 
 /// Serves a connection to its end.
 pub(super) fn serve(shared: &Shared, handle: &Handle, socket: TcpStream, peer: SocketAddr) {
@@ -165,7 +59,7 @@ pub(super) fn serve(shared: &Shared, handle: &Handle, socket: TcpStream, peer: S
             log.handshake_failure = Some(error.to_string());
         }
     }
-    shared.connections.remove(handle.number);
+    shared.connections.remove(handle.number());
 }
 
 struct Connection<'a> {
@@ -213,7 +107,9 @@ impl Connection<'_> {
                     fault: Some(fault),
                     ..Record::new(request)
                 });
-                self.send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")?;
+                self.send(
+                    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+                )?;
                 return Ok(Some(End::Close));
             }
         };
@@ -252,11 +148,11 @@ impl Connection<'_> {
     fn begin(&mut self, head: Vec<u8>) -> Request {
         self.requests += 1;
         Request {
-            connection: self.handle.number,
+            connection: self.handle.number(),
             number: self.requests,
             peer: self.peer,
             tls: self.tls.clone(),
-            user: self.signed_on.user(),
+            user: None,
             head,
         }
     }
@@ -268,10 +164,12 @@ impl Connection<'_> {
         }
         let refusal = self.signed_on.next(
             scheme,
-            self.handle.number,
+            self.handle.number(),
             request.header("authorization"),
         );
-        request.user = self.signed_on.user();
+        if refusal.is_none() {
+            request.user = self.signed_on.user();
+        }
         refusal
     }
 
@@ -316,11 +214,7 @@ impl Connection<'_> {
         }
     }
 
-    fn answer(
-        &mut self,
-        exchange: &mut Exchange,
-        response: &Response,
-    ) -> io::Result<Option<End>> {
+    fn answer(&mut self, exchange: &mut Exchange, response: &Response) -> io::Result<Option<End>> {
         self.pause(response.delay)?;
         self.pass(response.head_gate.as_ref())?;
         match &response.body {
@@ -394,9 +288,7 @@ impl Connection<'_> {
             Body::FilledChunks(_) | Body::Chunks(_) => CHUNKED.to_owned(),
             Body::Identity | Body::WebSocket | Body::Verbatim(_) | Body::Nothing => String::new(),
         };
-        if let (Body::WebSocket, Some(key)) =
-            (body, exchange.record.header("sec-websocket-key"))
-        {
+        if let (Body::WebSocket, Some(key)) = (body, exchange.record.header("sec-websocket-key")) {
             head += &format!(
                 "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n",
                 websocket::accept(key)

@@ -1,9 +1,6 @@
 //! What an origin answers by path.
 
-use super::{
-    Request, Response,
-    response::Body,
-};
+use super::{Request, Response, response::Body};
 
 /// Pages that health checks ask for: nobody signs on to see them.
 pub(super) fn is_public(path: &str) -> bool {

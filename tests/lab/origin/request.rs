@@ -16,7 +16,7 @@ pub struct Request {
     pub peer: SocketAddr,
     /// What TLS agreed on; `None` without TLS.
     pub tls: Option<Agreed>,
-    /// Who is signed on to the connection, with this request's own token where it brings one.
+    /// Whose request it is, where one has to sign on: see [`super::sign_on`].
     pub user: Option<String>,
     /// The exact bytes to the empty line, inclusive.
     pub head: Vec<u8>,

@@ -6,7 +6,7 @@ use super::End;
 use crate::lab::gate::Gate;
 
 /// What bodies of asked-for lengths consist of, again and again: the alphabet.
-pub(super) const PATTERN: [u8; 26 * 1024] = {
+pub(super) static PATTERN: [u8; 26 * 1024] = {
     let mut pattern = [0; 26 * 1024];
     let mut place = 0;
     while place < pattern.len() {
@@ -159,9 +159,7 @@ impl Response {
         String::from_utf8_lossy(&self.headers)
             .to_ascii_lowercase()
             .lines()
-            .any(|line| {
-                line.starts_with("content-length") || line.starts_with("transfer-encoding")
-            })
+            .any(|line| line.starts_with("content-length") || line.starts_with("transfer-encoding"))
     }
 
     /// Ends the connection after the answer. Nothing is said of it in the head.

@@ -1,10 +1,14 @@
 //! Sign-on that belongs to the connection, as with Apache's mod_auth_gssapi and
 //! `GssapiConnectionBound On`, or NTLM on IIS; the tokens are made up.
 //!
-//! A connection that nobody has signed on to is answered with 401. A [`token`] binds its user at
-//! once. A [`first_leg`] is answered with 401 and a challenge, and the [`answer`] to that challenge
-//! binds, on the same connection only. From then on each request of the connection is that user's,
-//! and what `Authorization` it brings is not looked at. Answers to a user carry `X-User`.
+//! A request on a connection that nobody has signed on to is answered with 401. A [`token`] binds
+//! its user at once. A [`first_leg`] is answered with 401 and a challenge, and the [`answer`] to that
+//! challenge binds, on the same connection only. From then on each request without `Authorization`
+//! is that user's. A token on a bound connection is looked at as if it were the first: a right one
+//! binds its own user instead, a wrong one leaves nobody bound. Another scheme is answered with 401
+//! and changes nothing. Answers to a user carry `X-User`.
+//!
+//! All this was seen of mod_auth_gssapi 1.6.4. Unlike there, a token may be sent again.
 
 use super::Response;
 use crate::lab::base64;
@@ -57,20 +61,35 @@ impl State {
         }
     }
 
-    /// Looks at the `Authorization` of the next request; returns the refusal if its user is not
-    /// known by then.
+    /// Looks at the `Authorization` of the next request; returns the refusal if no user is known
+    /// by then.
     pub(super) fn next(
         &mut self,
         scheme: &str,
         connection: u64,
         authorization: Option<&str>,
     ) -> Option<Response> {
-        if matches!(self, Self::Bound(_)) {
-            return None;
+        match authorization {
+            Some(value) if is_bound_to_connections(value) => {
+                let text = read(scheme, value).unwrap_or_default();
+                *self = self.after(&text, connection);
+            }
+            Some(_) => return Some(refusal(scheme)),
+            None => {}
         }
-        let token = authorization.and_then(|value| read(scheme, value));
-        let words: Vec<&str> = token.iter().flat_map(|text| text.split(':')).collect();
-        *self = match (words.as_slice(), &*self) {
+        match (&*self, authorization) {
+            (Self::Bound(_), _) => None,
+            (Self::Challenged(_), Some(_)) => {
+                let challenge = written(scheme, &format!("challenge:{connection}"));
+                Some(refusal(&challenge))
+            }
+            (Self::Challenged(_) | Self::Nobody, _) => Some(refusal(scheme)),
+        }
+    }
+
+    fn after(&self, token: &str, connection: u64) -> Self {
+        let words: Vec<&str> = token.split(':').collect();
+        match (words.as_slice(), self) {
             (["user", user, "1", _], _) => Self::Bound((*user).to_owned()),
             (["user", user, _, _], _) => Self::Challenged((*user).to_owned()),
             (["answer", user, met, _], Self::Challenged(begun))
@@ -79,16 +98,15 @@ impl State {
                 Self::Bound((*user).to_owned())
             }
             _ => Self::Nobody,
-        };
-        match self {
-            Self::Bound(_) => None,
-            Self::Challenged(_) => {
-                let challenge = written(scheme, &format!("challenge:{connection}"));
-                Some(refusal(&challenge))
-            }
-            Self::Nobody => Some(refusal(scheme)),
         }
     }
+}
+
+fn is_bound_to_connections(authorization: &str) -> bool {
+    let scheme = authorization.split(' ').next().unwrap_or_default();
+    ["Negotiate", "NTLM"]
+        .iter()
+        .any(|bound| scheme.eq_ignore_ascii_case(bound))
 }
 
 fn read(scheme: &str, authorization: &str) -> Option<String> {
@@ -117,10 +135,29 @@ mod tests {
 
         assert!(state.next(SCHEME, 1, None).is_some());
         assert!(state.next(SCHEME, 1, Some("Negotiate !")).is_some());
-        assert!(state.next(SCHEME, 1, Some(&token(SCHEME, "ann", 9))).is_none());
+        assert!(
+            state
+                .next(SCHEME, 1, Some(&token(SCHEME, "ann", 9)))
+                .is_none()
+        );
         assert!(state.next(SCHEME, 1, None).is_none());
-        assert!(state.next(SCHEME, 1, Some(&token(SCHEME, "bob", 9))).is_none());
         assert_eq!(state.user().as_deref(), Some("ann"));
+    }
+
+    #[test]
+    fn a_token_on_a_bound_connection_is_looked_at_anew() {
+        let mut state = State::Bound("ann".to_owned());
+
+        assert!(state.next(SCHEME, 1, Some("Basic YTpi")).is_some());
+        assert!(state.next(SCHEME, 1, None).is_none());
+        assert!(
+            state
+                .next(SCHEME, 1, Some(&token(SCHEME, "bob", 9)))
+                .is_none()
+        );
+        assert_eq!(state.user().as_deref(), Some("bob"));
+        assert!(state.next(SCHEME, 1, Some("Negotiate AAAA")).is_some());
+        assert!(state.next(SCHEME, 1, None).is_some());
     }
 
     #[test]

@@ -12,6 +12,14 @@ use super::doing;
 use crate::process;
 use crate::workspace::is_root;
 
+/// Packages and the services that they would start with the machine. The tests start programs of
+/// their own; the machine's ports are not theirs.
+const SERVICES: &[(&str, &str)] = &[
+    ("krb5-admin-server", "krb5-admin-server.service"),
+    ("krb5-kdc", "krb5-kdc.service"),
+    ("nginx-light", "nginx.service"),
+];
+
 /// Asked by Debian's maintainer scripts before they start a service (invoke-rc.d(8)).
 const SERVICE_POLICY: &str = "/usr/sbin/policy-rc.d";
 
@@ -45,7 +53,6 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
         }
     }
     doing(&line);
-    let nginx_is_new = packages.contains(&"nginx-light");
     let _policy = ServicePolicy::refuse()?;
     let install = || {
         process::quietly(
@@ -60,9 +67,13 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
         update()?;
         install()?;
     }
-    if nginx_is_new && Path::new("/run/systemd/system").exists() {
-        // The tests start nginx programs of their own; port 80 of this machine is not theirs.
-        process::quietly(Command::new("systemctl").args(["disable", "nginx.service"]))?;
+    if Path::new("/run/systemd/system").exists() {
+        for (_, service) in SERVICES
+            .iter()
+            .filter(|(package, _)| packages.contains(package))
+        {
+            process::quietly(Command::new("systemctl").args(["disable", service]))?;
+        }
     }
     Ok(())
 }

@@ -27,11 +27,17 @@ pub(super) const FUZZ: &[Program] = &[program("c++", "g++")];
 
 /// What the tests and the demonstration start.
 pub(super) const LAB: &[Program] = &[
+    program("apache2", "apache2-bin"),
+    program(GSSAPI_MODULE, "libapache2-mod-auth-gssapi"),
     program("curl", "curl"),
     program("ethtool", "ethtool"),
     program("gnutls-cli", "gnutls-bin"),
     program("gnutls-serv", "gnutls-bin"),
+    program("h2load", "nghttp2-client"),
     program("ip", "iproute2"),
+    program("kadmin.local", "krb5-admin-server"),
+    program("kinit", "krb5-user"),
+    program("krb5kdc", "krb5-kdc"),
     program("nft", "nftables"),
     program("nginx", "nginx-light"),
     program("nsenter", "util-linux"),
@@ -39,6 +45,9 @@ pub(super) const LAB: &[Program] = &[
     program("sysctl", "procps"),
     program("tcpdump", "tcpdump"),
 ];
+
+/// Apache's module for Kerberos: no program, but a file that shows whether the package is there.
+const GSSAPI_MODULE: &str = "/usr/lib/apache2/modules/mod_auth_gssapi.so";
 
 /// The LLVM of the BPF linker. The compiler's LLVM may be older, never newer.
 pub(super) const LLVM_MAJOR: u32 = 22;
