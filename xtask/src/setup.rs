@@ -43,6 +43,8 @@ pub(crate) enum Needs {
     Build,
     /// The same, and the programs that tests and demonstration start.
     Lab,
+    /// The same, and the proxies that vipd is measured beside.
+    Peers,
     /// Compilers and linker, one for C++ among them.
     Fuzz,
 }
@@ -73,6 +75,10 @@ fn prepare(workspace: &Workspace, needs: Needs, route: Route) -> Result<()> {
     match needs {
         Needs::Build => {}
         Needs::Lab => packages::install(packages::LAB)?,
+        Needs::Peers => {
+            packages::install(packages::LAB)?;
+            packages::install(packages::PEERS)?;
+        }
         Needs::Fuzz => packages::install(packages::FUZZ)?,
     }
     let linker = linker::ensure(workspace, &llvm)?;

@@ -16,6 +16,7 @@ use crate::workspace::is_root;
 /// their own; the machine's ports are not theirs.
 const SERVICES: &[(&str, &str)] = &[
     ("krb5-admin-server", "krb5-admin-server.service"),
+    ("haproxy", "haproxy.service"),
     ("krb5-kdc", "krb5-kdc.service"),
     ("nginx-light", "nginx.service"),
 ];

@@ -46,6 +46,15 @@ pub(super) const LAB: &[Program] = &[
     program("tcpdump", "tcpdump"),
 ];
 
+/// Proxies that vipd is measured beside.
+pub(super) const PEERS: &[Program] = &[
+    program("haproxy", "haproxy"),
+    program(STREAM_MODULE, "libnginx-mod-stream"),
+];
+
+/// nginx's module for TCP: no program, but a file that shows whether the package is there.
+const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
 /// Apache's module for Kerberos: no program, but a file that shows whether the package is there.
 const GSSAPI_MODULE: &str = "/usr/lib/apache2/modules/mod_auth_gssapi.so";
 

@@ -1,0 +1,209 @@
+//! Loads, and what a proxy's processors spend on them.
+
+use std::{fs, net::SocketAddr, sync::Arc};
+
+use lb_tests::lab::{
+    Lab,
+    process::Outcome,
+    raw::Raw,
+    site::vip,
+    usage::Usage,
+    web_site::{PORTAL, WebSite},
+};
+use rustls::ClientConfig;
+
+use super::peers::{HTTPS, Peer, Peers, REDIRECT};
+
+/// Work for a proxy.
+#[derive(Clone, Copy)]
+pub(crate) enum Load {
+    /// Requests over connections that stay; with streams, over HTTP/2.
+    Requests {
+        service: u16,
+        path: &'static str,
+        connections: u32,
+        streams: u32,
+        requests: u32,
+    },
+    /// Large answers.
+    Bulk { service: u16, requests: u32 },
+    /// A connection, a handshake and a request, one after the other.
+    Connections {
+        service: u16,
+        resume: bool,
+        count: u32,
+    },
+    /// Requests without TLS that are sent elsewhere.
+    Redirects { requests: u32 },
+}
+
+const BULK: f64 = 10.0 * 1024.0 * 1024.0;
+
+impl Load {
+    /// Puts the load on a proxy, and returns its cost in the unit of the scenario.
+    pub(crate) fn run(self, lab: &Lab, site: &WebSite, peers: &Peers, peer: Peer) -> f64 {
+        let processes = peers.processes(peer);
+        let before = spent_ns(&processes);
+        let units = match self {
+            Self::Requests {
+                service,
+                path,
+                connections,
+                streams,
+                requests,
+            } => {
+                let url = format!("https://{}{path}", vip(peer.port(service)));
+                h2load(lab, &url, connections, streams, requests);
+                f64::from(requests) * 1e3
+            }
+            Self::Bulk { service, requests } => {
+                let url = format!("https://{}/10m", vip(peer.port(service)));
+                h2load(lab, &url, 4, 0, requests);
+                f64::from(requests) * BULK
+            }
+            Self::Connections {
+                service,
+                resume,
+                count,
+            } => {
+                connect(lab, site, vip(peer.port(service)), resume, count);
+                f64::from(count) * 1e3
+            }
+            Self::Redirects { requests } => {
+                let url = format!("http://{}/1k", vip(peer.port(REDIRECT)));
+                h2load(lab, &url, 50, 0, requests);
+                f64::from(requests) * 1e3
+            }
+        };
+        (spent_ns(&processes) - before) / units
+    }
+}
+
+/// Returns the nanoseconds of processor time that processes have had (proc(5), schedstat).
+fn spent_ns(processes: &[u32]) -> f64 {
+    let tasks = processes
+        .iter()
+        .filter_map(|id| fs::read_dir(format!("/proc/{id}/task")).ok())
+        .flatten()
+        .flatten();
+    let spent = tasks.filter_map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    spent.sum::<u64>() as f64
+}
+
+fn h2load(lab: &Lab, url: &str, connections: u32, streams: u32, requests: u32) {
+    let mut command = lab.client(1).command("h2load");
+    command
+        .args([
+            "-t",
+            "1",
+            "-c",
+            &connections.to_string(),
+            "-n",
+            &requests.to_string(),
+        ])
+        .args(["--header", &format!("host: {PORTAL}")])
+        .args(["--sni", PORTAL]);
+    match streams {
+        0 => command.arg("--h1"),
+        streams => command.args(["-m", &streams.to_string()]),
+    };
+    command.arg(url);
+    let text = Outcome::of(command).ok();
+    let done = format!("{requests} succeeded");
+    let redirected = format!("{requests} 3xx");
+    assert!(text.contains(&done) || text.contains(&redirected), "{text}");
+}
+
+fn connect(lab: &Lab, site: &WebSite, server: SocketAddr, resume: bool, count: u32) {
+    let settings = settings(site, resume);
+    for _ in 0..count {
+        let client = Raw::tcp(lab.client(1), server).expect("a connection");
+        let mut client = client.tls(&settings, PORTAL).expect("a handshake");
+        let answer = client.get(PORTAL, "/1k", "").expect("an answer");
+        assert_eq!(answer.status, 200);
+    }
+}
+
+/// Anybody is trusted: what clients verify is not the proxy's work.
+fn settings(site: &WebSite, resume: bool) -> Arc<ClientConfig> {
+    let mut settings = (*site.client(&["http/1.1"])).clone();
+    settings
+        .dangerous()
+        .set_certificate_verifier(Arc::new(Anybody));
+    if !resume {
+        settings.resumption = rustls::client::Resumption::disabled();
+    }
+    Arc::new(settings)
+}
+
+#[derive(Debug)]
+struct Anybody;
+
+impl rustls::client::danger::ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// Returns the KiB of memory that a proxy takes for each of `count` connections that have had one
+/// answer and wait.
+pub(crate) fn idle(lab: &Lab, site: &WebSite, peers: &Peers, peer: Peer, count: usize) -> f64 {
+    let memory = || -> f64 {
+        let processes = peers.processes(peer);
+        processes
+            .iter()
+            .map(|id| Usage::of(*id).pss_kib as f64)
+            .sum()
+    };
+    let settings = settings(site, true);
+    let server = vip(peer.port(HTTPS));
+    let before = memory();
+    let held: Vec<Raw> = (0..count)
+        .map(|_| {
+            let client = Raw::tcp(lab.client(1), server).expect("a connection");
+            let mut client = client.tls(&settings, PORTAL).expect("a handshake");
+            assert_eq!(
+                client.get(PORTAL, "/1k", "").expect("an answer").status,
+                200
+            );
+            client
+        })
+        .collect();
+    let after = memory();
+    drop(held);
+    (after - before) / count as f64
+}

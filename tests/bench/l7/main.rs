@@ -1,0 +1,193 @@
+//! What a request, a connection and a gigabyte cost in the proxy, beside HAProxy and nginx that do
+//! the same work in the same run: `cargo xtask bench l7`.
+//!
+//! All three run in one balancer's namespace, with the same certificates, the same backends and the
+//! same clients; one after the other in each round. What is compared is the processor time of the
+//! proxy alone. On a shared machine one round differs from another by more than proxies do, so the
+//! figure is the median of the ratios within a round.
+
+mod load;
+mod peers;
+mod report;
+
+use std::{env, process::ExitCode};
+
+use lb_tests::lab::{Daemon, Lab, web_site::WebSite};
+
+use load::Load;
+use peers::{Peer, Peers};
+use report::Report;
+
+/// What is measured: a name, the unit, and the load.
+const SCENARIOS: [(&str, &str, Load); 11] = [
+    (
+        "HTTPS, 1 KiB, keep-alive",
+        "us/request",
+        Load::Requests {
+            service: peers::HTTPS,
+            path: "/1k",
+            connections: 50,
+            streams: 0,
+            requests: 20_000,
+        },
+    ),
+    (
+        "HTTPS, 100 KiB",
+        "us/request",
+        Load::Requests {
+            service: peers::HTTPS,
+            path: "/100k",
+            connections: 50,
+            streams: 0,
+            requests: 3_000,
+        },
+    ),
+    (
+        "HTTPS, 10 MiB",
+        "s/GB",
+        Load::Bulk {
+            service: peers::HTTPS,
+            requests: 40,
+        },
+    ),
+    (
+        "HTTP/2, 1 KiB, 20 connections of 10 streams",
+        "us/request",
+        Load::Requests {
+            service: peers::HTTPS,
+            path: "/1k",
+            connections: 20,
+            streams: 10,
+            requests: 20_000,
+        },
+    ),
+    (
+        "new TLS connection, P-256",
+        "us/connection",
+        Load::Connections {
+            service: peers::HTTPS,
+            resume: false,
+            count: 400,
+        },
+    ),
+    (
+        "new TLS connection, resumed",
+        "us/connection",
+        Load::Connections {
+            service: peers::HTTPS,
+            resume: true,
+            count: 400,
+        },
+    ),
+    (
+        "new TLS connection, RSA-2048",
+        "us/connection",
+        Load::Connections {
+            service: peers::RSA,
+            resume: false,
+            count: 400,
+        },
+    ),
+    (
+        "TCP, 1 KiB, keep-alive",
+        "us/request",
+        Load::Requests {
+            service: peers::TCP,
+            path: "/1k",
+            connections: 50,
+            streams: 0,
+            requests: 20_000,
+        },
+    ),
+    (
+        "TCP, new connection",
+        "us/connection",
+        Load::Connections {
+            service: peers::TCP,
+            resume: false,
+            count: 400,
+        },
+    ),
+    (
+        "TCP, 10 MiB",
+        "s/GB",
+        Load::Bulk {
+            service: peers::TCP,
+            requests: 40,
+        },
+    ),
+    (
+        "redirect",
+        "us/request",
+        Load::Redirects { requests: 20_000 },
+    ),
+];
+
+/// Connections that are held open to see what each takes.
+const IDLE: usize = 1000;
+
+fn main() -> ExitCode {
+    let options = Options::read();
+    let lab = Lab::one_arm().gateways(2).build();
+    let site = WebSite::start_with(&lab, |origin| origin);
+    // The origins of the tests are slow: real servers stand beside them on other ports.
+    let servers = peers::Servers::start(&lab, &site);
+    let configuration = peers::vipd(&lab, &site);
+    let daemon = Daemon::start(&lab, &configuration);
+    let peers = Peers::start(&lab, &site, &servers, daemon.pid());
+
+    let mut report = Report::default();
+    for (name, unit, load) in SCENARIOS {
+        if options
+            .only
+            .as_ref()
+            .is_some_and(|only| !name.contains(only.as_str()))
+        {
+            continue;
+        }
+        for round in 0..=options.rounds {
+            for place in 0..Peer::ALL.len() {
+                let peer = Peer::ALL[(place + round) % Peer::ALL.len()];
+                let cost = load.run(&lab, &site, &peers, peer);
+                // The first round fills caches and pools of connections.
+                if round > 0 {
+                    report.add(name, unit, peer, cost);
+                }
+            }
+        }
+        report.print(name);
+    }
+    if options.only.is_none() {
+        for peer in Peer::ALL {
+            let kib = load::idle(&lab, &site, &peers, peer, IDLE);
+            report.add("memory of an idle TLS connection", "KiB", peer, kib);
+        }
+        report.print("memory of an idle TLS connection");
+    }
+    if options.json {
+        println!("{}", report.json());
+    }
+    ExitCode::SUCCESS
+}
+
+/// The command line.
+struct Options {
+    rounds: usize,
+    only: Option<String>,
+    json: bool,
+}
+
+impl Options {
+    fn read() -> Self {
+        let words: Vec<String> = env::args().collect();
+        let value = |name: &str| {
+            let place = words.iter().position(|word| word == name)?;
+            words.get(place + 1).cloned()
+        };
+        Self {
+            rounds: value("--rounds").and_then(|n| n.parse().ok()).unwrap_or(9),
+            only: value("--only"),
+            json: words.iter().any(|word| word == "--json"),
+        }
+    }
+}
