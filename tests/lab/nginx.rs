@@ -78,6 +78,25 @@ impl Nginx {
     /// If it does not start.
     #[must_use]
     pub fn start(lab: &Lab, host: &Host, port: u16, path: &str, body: &str) -> Self {
+        Self::start_with(lab, host, port, path, body, "return 404;")
+    }
+
+    /// Like [`Self::start`], but every other path answers with the server's name, and the client's
+    /// address as the `X-Forwarded-For` of the request says it.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    #[must_use]
+    pub fn start_greeting(lab: &Lab, host: &Host, port: u16, path: &str, body: &str) -> Self {
+        let greeting = format!(
+            "default_type text/plain; return 200 \"{} greets $http_x_forwarded_for\\n\";",
+            host.name()
+        );
+        Self::start_with(lab, host, port, path, body, &greeting)
+    }
+
+    fn start_with(lab: &Lab, host: &Host, port: u16, path: &str, body: &str, rest: &str) -> Self {
         let directory = lab
             .directory()
             .join(format!("nginx-{}-{port}", host.name()));
@@ -87,8 +106,11 @@ impl Nginx {
         let unavailable = directory.join("unavailable");
         fs::write(&page, body).expect("the page can be written");
         let configuration = directory.join("nginx.conf");
-        fs::write(&configuration, text(&directory, &certificate, port, path))
-            .expect("the configuration can be written");
+        fs::write(
+            &configuration,
+            text(&directory, &certificate, port, path, rest),
+        )
+        .expect("the configuration can be written");
         let mut command = host.command("nginx");
         command
             .arg("-c")
@@ -141,7 +163,7 @@ impl Nginx {
     }
 }
 
-fn text(directory: &Path, certificate: &Certificate, port: u16, path: &str) -> String {
+fn text(directory: &Path, certificate: &Certificate, port: u16, path: &str, rest: &str) -> String {
     let directory = directory.display();
     // One process in the foreground: what is killed is all there is.
     format!(
@@ -168,7 +190,7 @@ http {{
       default_type text/html;
       try_files /page =404;
     }}
-    location / {{ return 404; }}
+    location / {{ {rest} }}
   }}
 }}
 ",

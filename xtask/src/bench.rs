@@ -73,11 +73,13 @@ fn l4(workspace: &Workspace, options: &L4) -> Result<()> {
 
 fn l7(workspace: &Workspace, options: &L7) -> Result<()> {
     setup::ensure(workspace, Needs::Peers)?;
-    process::run(
-        workspace
-            .cargo("build")
-            .args(["--release", "--package", "lb-userspace", "--bin", "vipd"]),
-    )?;
+    process::run(workspace.cargo("build").args([
+        "--release",
+        "--package",
+        "lb-userspace",
+        "--bin",
+        "vipd",
+    ]))?;
     let mut command = workspace.cargo("bench");
     command
         .args(["--package", "lb-tests", "--bench", "l7", "--"])

@@ -1,8 +1,10 @@
-//! A small Parallels RAS site in network namespaces: two clients, the balancer, three gateways.
+//! A small site in network namespaces: two clients, the balancer, three Parallels RAS gateways and
+//! two AppsAnywhere servers.
 //!
-//! Each gateway is a real DTLS server on UDP 443 and a real HTTPS page on TCP 443, by which `vipd`
-//! knows its health. Nothing of the site is visible to the rest of this machine, and everything is
-//! gone when this process ends.
+//! Each gateway is a real DTLS server on UDP 443 and a real HTTPS portal on TCP 443, which is passed
+//! through and by which `vipd` knows its health. The AppsAnywhere servers are real HTTPS servers:
+//! clients' TLS ends at `vipd` and begins anew. Nothing of the site is visible to the rest of this
+//! machine, and everything is gone when this process ends.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +13,8 @@ use anyhow::{Result, bail, ensure};
 use lb_tests::lab::configuration::backend;
 use lb_tests::lab::daemon::binary;
 use lb_tests::lab::dtls::{DtlsServer, DtlsSession};
-use lb_tests::lab::nginx::Nginx;
+use lb_tests::lab::nginx::{Certificate, Nginx};
+use lb_tests::lab::process::Outcome;
 use lb_tests::lab::site::vip;
 use lb_tests::lab::{Configuration, Daemon, Host, Lab};
 
@@ -30,6 +33,14 @@ const HEALTH: &str = r#"{ type = "https", port = 443, path = "/RASHTML5Gateway",
 const POOL: &str = "ras-gateways";
 const SERVICE: &str = "RAS-SG-UDP";
 const PERSISTENCE: &str = r#"persistence = { key = "source-ip", timeout = "6h" }"#;
+
+/// The AppsAnywhere site: its address, its name, and the page that the vendor's guide names.
+const PORTAL: &str = "10.20.90.106";
+const FQDN: &str = "appsanywhere.uni.example";
+const PORTAL_PAGE: &str = "/healthcheck";
+
+/// How many of the site's servers are RAS gateways; the others are AppsAnywhere's.
+const GATEWAYS: usize = 3;
 
 /// Ways to look at the data path from outside of vipd.
 const LOOKS: [&str; 4] = [
@@ -51,26 +62,27 @@ pub(super) fn command(once: bool) -> Result<()> {
     let signals = Signals::block(&[libc::SIGINT, libc::SIGTERM])?;
 
     println!("\nbuilding the site");
-    let lab = Lab::one_arm().clients(2).gateways(3).build();
-    let _dtls: Vec<_> = lab
-        .gateways()
+    let lab = Lab::one_arm()
+        .clients(2)
+        .gateways(GATEWAYS as u8 + 2)
+        .build();
+    let (gateways, servers) = lab.gateways().split_at(GATEWAYS);
+    let _dtls: Vec<_> = gateways
         .iter()
         .map(|gateway| DtlsServer::start(&lab, gateway, PORT))
         .collect();
-    let pages = lab.gateways().iter().map(|gateway| {
-        let page = Nginx::start(&lab, gateway, PORT, PAGE, "RAS HTML5 Gateway\n");
+    let pages = gateways.iter().map(|gateway| {
+        let page = Nginx::start_greeting(&lab, gateway, PORT, PAGE, "RAS HTML5 Gateway\n");
         (gateway.name().to_owned(), page)
     });
     let pages: BTreeMap<_, _> = pages.collect();
+    let _portal: Vec<_> = servers
+        .iter()
+        .map(|server| Nginx::start_greeting(&lab, server, PORT, PORTAL_PAGE, "ok\n"))
+        .collect();
     println!("starting vipd");
-    let backends: Vec<_> = lab.gateways().iter().map(backend).collect();
-    let configuration = Configuration::new().pool(POOL, &backends, HEALTH).udp(
-        SERVICE,
-        vip(PORT),
-        POOL,
-        PERSISTENCE,
-    );
-    let daemon = Daemon::start(&lab, &configuration);
+    let certificate = Certificate::self_signed(lab.directory(), FQDN);
+    let daemon = Daemon::start(&lab, &configuration(&lab, &certificate));
 
     let mut show = Show::new(&lab, &daemon);
     show.site();
@@ -85,6 +97,31 @@ pub(super) fn command(once: bool) -> Result<()> {
     }
     println!("\ncleaning up");
     Ok(())
+}
+
+fn configuration(lab: &Lab, certificate: &Certificate) -> Configuration {
+    let (gateways, servers) = lab.gateways().split_at(GATEWAYS);
+    let gateways: Vec<_> = gateways.iter().map(backend).collect();
+    let servers: Vec<_> = servers
+        .iter()
+        .map(|server| format!("\"{}\"", server.v4()))
+        .collect();
+    Configuration::new()
+        .pool(POOL, &gateways, HEALTH)
+        .udp(SERVICE, vip(PORT), POOL, PERSISTENCE)
+        .text(&format!(
+            "[[service]]\nname = \"RAS-SG-HTTPS\"\nvip = \"{}\"\nport = {PORT}\nprotocol = \"tcp\"\n\
+             forwarding = \"tcp\"\npool = \"{POOL}\"\n\
+             persistence = {{ key = \"source-ip\", timeout = \"6m\" }}\n",
+            vip(PORT).ip()
+        ))
+        .text(&format!(
+            "[[site]]\npreset = \"appsanywhere\"\nvip = \"{PORTAL}\"\nfqdn = \"{FQDN}\"\n\
+             certificate = \"{}\"\nkey = \"{}\"\nbackends = [{}]\nverify = \"none\"\n",
+            certificate.certificate.display(),
+            certificate.key.display(),
+            servers.join(", ")
+        ))
 }
 
 /// Lets a gateway fail and return, and makes sure that its clients leave it and that what people are
@@ -102,6 +139,16 @@ fn without_hands(
     let Some(first) = show.gateway_of(&client) else {
         bail!("{client} has no session");
     };
+    let portal = show.portal_of(show.lab.client(1));
+    ensure!(
+        portal == Some(first.clone()),
+        "{client} has its session with {first} and its portal with {portal:?}"
+    );
+    let greeting = show.apps(show.lab.client(1));
+    ensure!(
+        greeting.contains(&show.lab.client(1).v4().to_string()),
+        "AppsAnywhere says {greeting:?} to {client}"
+    );
     let page = &pages[&first];
     println!("\n{first} answers 503 from now on");
     page.set_available(false);
@@ -152,7 +199,8 @@ impl<'a> Show<'a> {
     fn site(&self) {
         let lab = self.lab;
         println!(
-            "\n  one DTLS session after the other, from each client to {} (UDP)\n",
+            "\n  RAS: one DTLS session after the other, from each client to {0} (UDP), and its portal\n  \
+             at https://{0} (TCP, passed through); AppsAnywhere: https://{PORTAL} (TLS ends at vipd)\n",
             vip(PORT)
         );
         for client in lab.clients() {
@@ -163,12 +211,21 @@ impl<'a> Show<'a> {
             );
         }
         println!(
-            "  {:<10} {:<14} vipd, VIP {}",
+            "  {:<10} {:<14} vipd, VIPs {} and {PORTAL}",
             lab.balancer().name(),
             lab.balancer().v4(),
             vip(PORT).ip()
         );
-        for gateway in lab.gateways() {
+        let (gateways, servers) = lab.gateways().split_at(GATEWAYS);
+        for server in servers {
+            println!(
+                "  {:<10} {:<14} AppsAnywhere, https://{}{PORTAL_PAGE}",
+                server.name(),
+                server.v4(),
+                server.v4()
+            );
+        }
+        for gateway in gateways {
             println!(
                 "  {:<10} {:<14} DTLS on UDP {PORT}, https://{}{PAGE}",
                 gateway.name(),
@@ -193,9 +250,18 @@ impl<'a> Show<'a> {
                 continue;
             }
             let name = client.name();
+            let portal = self
+                .portal_of(client)
+                .unwrap_or_else(|| "nobody".to_owned());
             match (gateway, before.flatten()) {
-                (Some(now), None) => println!("  {name}: DTLS session with {now}, echo is right"),
-                (Some(now), Some(old)) => println!("  {name}: moved from {old} to {now}"),
+                (Some(now), None) => println!(
+                    "  {name}: DTLS session with {now}, echo is right; portal with {portal}; \
+                     AppsAnywhere: {}",
+                    self.apps(client)
+                ),
+                (Some(now), Some(old)) => {
+                    println!("  {name}: moved from {old} to {now}; portal with {portal}");
+                }
                 (None, _) => println!("  {name}: no DTLS session; it tries again"),
             }
         }
@@ -208,6 +274,18 @@ impl<'a> Show<'a> {
         session.try_echo(&line).then(|| session.peer())
     }
 
+    /// Returns the gateway whose portal a client meets on TCP.
+    fn portal_of(&self, client: &Host) -> Option<String> {
+        let page = fetch(client, &format!("https://{}/", vip(PORT)))?;
+        page.split_whitespace().next().map(str::to_owned)
+    }
+
+    /// Returns what AppsAnywhere says to a client.
+    fn apps(&self, client: &Host) -> String {
+        let page = fetch(client, &format!("https://{PORTAL}/"));
+        page.unwrap_or_else(|| "nobody answers".to_owned())
+    }
+
     /// Says which backends have changed.
     fn look_at_health(&mut self) {
         let status = self.daemon.try_status();
@@ -217,7 +295,7 @@ impl<'a> Show<'a> {
             println!("  vipd is {now}");
         }
         let Ok(status) = status else { return };
-        for gateway in self.lab.gateways() {
+        for gateway in &self.lab.gateways()[..GATEWAYS] {
             let backend = status.backend(gateway.name());
             let now = (backend.is_up(), backend.health_reason().to_owned());
             let before = self.health.insert(gateway.name().to_owned(), now.clone());
@@ -279,6 +357,10 @@ In another terminal, as root, first:
     vipd flows
   read the kernel's own tables
 {looks}
+  ask the portals as {name}, with TLS passed through and with TLS ended at vipd; and the redirect
+    $SITE/{name} curl -k https://{vip}/
+    $SITE/{name} curl -k --resolve {FQDN}:443:{PORTAL} https://{FQDN}/
+    $SITE/{name} curl -sI --resolve {FQDN}:80:{PORTAL} 'http://{FQDN}/any?path'
   let {gateway} die, watch its clients move, and bring it back
     $SITE/{gateway} ip link set eth0 down
     $SITE/{gateway} ip link set eth0 up
@@ -294,6 +376,8 @@ Ctrl-C here ends the site and cleans up.
             looks = LOOKS
                 .map(|line| format!("    $SITE/balancer {line}"))
                 .join("\n"),
+            name = client.name(),
+            vip = vip(PORT),
             site = lab.directory().display(),
             binary = binary().display(),
             file = self.daemon.configuration_file().display(),
@@ -301,4 +385,12 @@ Ctrl-C here ends the site and cleans up.
             pid = self.daemon.pid()
         );
     }
+}
+
+/// Asks a page as a client does; nobody vouches for the site's certificates.
+fn fetch(client: &Host, url: &str) -> Option<String> {
+    let mut command = client.command("curl");
+    command.args(["--silent", "--insecure", "--max-time", "5", url]);
+    let outcome = Outcome::of(command);
+    (outcome.code == Some(0)).then(|| outcome.text().trim().to_owned())
 }
