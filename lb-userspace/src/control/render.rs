@@ -100,10 +100,11 @@ pub fn render(state: &DesiredState, tables: &mut Tables) -> Image {
 pub fn sweep_settings(state: &DesiredState, image: &Image) -> SweepSettings {
     let node = &state.config.node;
     let mut affinity_timeouts_s = BTreeMap::new();
-    for service in state.balanced_services() {
-        let Some(value) = service_value(state, service, service.pool.as_deref()) else {
-            continue;
-        };
+    let values = state.balanced_services().flat_map(|service| {
+        let pools = service.pools();
+        pools.filter_map(|pool| service_value(state, service, Some(pool)))
+    });
+    for value in values {
         if value.flags & KernelService::AFFINITY != 0 {
             let longest = affinity_timeouts_s.entry(value.group).or_insert(0);
             *longest = value.affinity_timeout_s.max(*longest);
@@ -361,20 +362,26 @@ pub fn service_value(
     service: &Service,
     pool: Option<&str>,
 ) -> Option<KernelService> {
+    let pool = pool?;
     let persistence = &service.persistence;
     let (ranges_first, ranges_count) = match state.client_ranges.of(&service.name) {
         Some((first, ranges)) => (first, u32::try_from(ranges.len()).unwrap_or(u32::MAX)),
         None => (0, 0),
     };
+    // A client belongs to a backend in each of a service's pools.
+    let group = match service.pool.as_deref() == Some(pool) {
+        true => &persistence.group,
+        false => pool,
+    };
     Some(KernelService {
         id: 0,
-        pool: state.pool_number(pool?)?,
+        pool: state.pool_number(pool)?,
         backend_port: service.backend_port.unwrap_or(service.port),
         flags: match persistence.key {
             PersistenceKey::None | PersistenceKey::Cookie => 0,
             PersistenceKey::SourceIp => KernelService::AFFINITY,
         },
-        group: affinity::group_number(&persistence.group),
+        group: affinity::group_number(group),
         affinity_timeout_s: seconds(persistence.timeout),
         ipv4_prefix: 96 + persistence.ipv4_prefix.min(32),
         ipv6_prefix: persistence.ipv6_prefix.min(128),
