@@ -143,6 +143,7 @@ fn the_shape_of_the_status_is_a_promise() {
             "flows": { "used": 3, "max": 64000, "fill": "ok" },
             "affinity": { "used": 1, "max": 1024, "fill": "ok" },
             "drops": null,
+            "access_log_lost": 0,
         })
     );
     let drops = drops.as_array().expect("a list");

@@ -135,21 +135,24 @@ fn the_certificates_of_services_are_read_when_the_file_is_loaded() {
 fn what_is_not_built_is_reported_with_all_other_faults_at_once() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("vipd.toml");
-    fs::write(&path, PLAIN.replace("port = 80\n", "port = 0\n")).expect("written");
+    let text = PLAIN
+        .replace("port = 80\n", "port = 0\n")
+        .replace("[[pool]]\n", "[[pool]]\nslow_start = \"30s\"\n");
+    fs::write(&path, text).expect("written");
 
     let error = load_runnable(&path).expect_err("faults of both stages");
 
     let shown: Vec<String> = error.faults().iter().map(ToString::to_string).collect();
     assert!(
-        shown.iter().any(|fault| fault.starts_with(
-            "service[0] \"RAS-SG-HTTPS\" (line 12): forwarding = \"tcp\" is not built yet"
-        )),
+        shown
+            .iter()
+            .any(|fault| fault.contains("slow_start = \"30s\" is not built yet")),
         "{error}"
     );
     assert!(
         shown
             .iter()
-            .any(|fault| fault.starts_with("service[1].port (line 24): 0 is out of range")),
+            .any(|fault| fault.starts_with("service[1].port (line 25): 0 is out of range")),
         "{error}"
     );
     assert!(

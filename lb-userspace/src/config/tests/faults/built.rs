@@ -2,22 +2,14 @@
 
 use super::super::{
     super::{Stages, parse_stages, require_built},
-    PLAIN, SMALL, faults, valid,
+    PLAIN, PRESETS, SMALL, faults, valid,
 };
 
 #[test]
-fn everything_but_udp_is_refused_by_name() {
-    let errors = require_built(&valid(PLAIN)).expect_err("TCP and HTTP are not built");
-
-    assert_eq!(
-        errors.to_string(),
-        "4 faults\n  \
-         service[0] \"RAS-SG-HTTPS\": forwarding = \"tcp\" is not built yet; remove the service or use \"monitor\"\n  \
-         service[1] \"RAS-Web-HTTP\": forwarding = \"tcp\" is not built yet; remove the service or use \"monitor\"\n  \
-         service[3] \"AppsAnywhere\": forwarding = \"http\" is not built yet; remove the service or use \"monitor\"\n  \
-         service[4] \"AppsAnywhere-redirect\": forwarding = \"redirect\" is not built yet; remove the service"
-    );
-    require_built(&valid(SMALL)).expect("UDP is built");
+fn every_way_of_forwarding_is_built() {
+    for text in [PLAIN, PRESETS, SMALL] {
+        require_built(&valid(text)).expect("all of it is built");
+    }
 }
 
 #[test]
@@ -29,7 +21,7 @@ fn what_xdp_cannot_do_yet_is_refused_by_name() {
     assert_eq!(
         refused("\"udp\"", "\"tcp\""),
         [
-            "service[0] \"dns\": forwarding = \"snat\" with protocol = \"tcp\" is not built yet; remove the service or use \"monitor\""
+            "service[0] \"dns\": forwarding = \"snat\" with protocol = \"tcp\" is not built yet; use \"tcp\""
         ]
     );
     assert_eq!(
@@ -39,28 +31,36 @@ fn what_xdp_cannot_do_yet_is_refused_by_name() {
         ),
         [
             "pool[0] \"web\": algorithm = \"round-robin\" is not built yet for \"snat\"; write \"source-hash\"",
-            "pool[0] \"web\": slow_start = \"30s\" is not built yet for \"snat\"; remove it",
+            "pool[0] \"web\": slow_start = \"30s\" is not built yet; remove it",
         ]
     );
     assert_eq!(refused("\"snat\"", "\"monitor\""), [""; 0]);
 }
 
 #[test]
-fn a_preset_that_is_not_built_says_how_to_keep_the_rest() {
-    let site = "[node]\ninterfaces = [\"eth0\"]\n[[site]]\npreset = \"parallels-ras\"\nvip = \"10.0.0.1\"\nbackends = [\"10.0.0.11\"]\n";
+fn pools_of_the_proxy_choose_by_every_algorithm() {
+    for algorithm in ["source-hash", "round-robin", "least-connections"] {
+        let text = SMALL
+            .replace("\"udp\"", "\"tcp\"")
+            .replace("\"snat\"", "\"tcp\"")
+            .replace(
+                "backends",
+                &format!("algorithm = \"{algorithm}\"\nbackends"),
+            );
+        require_built(&valid(&text)).expect(algorithm);
+    }
+}
 
-    let shown = faults(parse_stages(site, Stages::Runnable, |_| {}));
+#[test]
+fn a_fault_of_a_file_names_its_line() {
+    let text = SMALL.replace("backends", "algorithm = \"least-connections\"\nbackends");
 
-    let remedy = "write out the preset with `vipd config expand`, then remove the service or use \"monitor\"";
+    let shown = faults(parse_stages(&text, Stages::Runnable, |_| {}));
+
     assert_eq!(
         shown,
         [
-            format!(
-                "site[0] > service \"parallels-ras-https\" (line 3): forwarding = \"tcp\" is not built yet; {remedy}"
-            ),
-            format!(
-                "site[0] > service \"parallels-ras-http\" (line 3): forwarding = \"tcp\" is not built yet; {remedy}"
-            ),
+            "pool[0] \"web\" (line 5): algorithm = \"least-connections\" is not built yet for \"snat\"; write \"source-hash\""
         ]
     );
 }
@@ -77,10 +77,7 @@ fn lists_of_clients_are_for_udp_only() {
 
     assert_eq!(
         listed("\"tcp\""),
-        [
-            "service[0] \"dns\": forwarding = \"tcp\" is not built yet; remove the service or use \"monitor\"",
-            "service[0] \"dns\": allow and block are built for \"snat\" only; remove them",
-        ]
+        ["service[0] \"dns\": allow and block are built for \"snat\" only; remove them"]
     );
     let forwarded = SMALL.replace(
         "pool =",
