@@ -17,6 +17,7 @@ mod connection;
 mod counters;
 mod failure;
 mod front;
+mod guests;
 mod hello;
 mod http;
 mod listener;

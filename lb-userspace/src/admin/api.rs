@@ -106,7 +106,7 @@ pub struct Service {
     pub eligible: u32,
     /// Flows that are alive.
     pub flows: u32,
-    /// Whom it takes; `null` unless `forwarding` is `snat`.
+    /// Whom it takes; `null` if `forwarding` is `monitor`.
     #[serde(default)]
     pub clients: Option<ServiceClients>,
     /// What went through it.
@@ -602,7 +602,7 @@ pub struct ChangeClients {
     pub action: ClientsAction,
     /// Whom it concerns; a lone address stands for itself.
     pub prefixes: Vec<Prefix>,
-    /// The service; `null`: every `snat` service, those of later configurations too.
+    /// The service; `null`: every one that clients come to, those of later configurations too.
     #[serde(default)]
     pub service: Option<String>,
     /// Why.
@@ -636,7 +636,7 @@ pub struct ClientsChanged {
 /// Answer of `GET /v1/clients`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clients {
-    /// The `snat` services, in the order of the configuration.
+    /// The services that clients come to, in the order of the configuration.
     pub services: Vec<ClientsOfService>,
     /// Every rule, whether it is in force or not: first those of every service, then those of
     /// each, by prefix.
@@ -656,7 +656,7 @@ pub struct ClientsOfService {
 /// What is said of the clients of one prefix. The longest prefix that covers a client decides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientRule {
-    /// The service; `null`: every `snat` service.
+    /// The service; `null`: every one.
     pub service: Option<String>,
     /// The clients.
     pub prefix: Prefix,

@@ -10,14 +10,14 @@ use crate::{
 /// Returns every rule, and what is in force on each service.
 #[must_use]
 pub(super) fn clients(state: &DesiredState) -> api::Clients {
-    let services = state.snat_services().filter_map(|service| {
+    let services = state.client_services().filter_map(|service| {
         Some(api::ClientsOfService {
             service: service.name.clone(),
             clients: service_clients(state, service)?,
         })
     });
     let mut rules: Vec<api::ClientRule> = state
-        .snat_services()
+        .client_services()
         .flat_map(|service| configured(state, service))
         .chain(said_at_run_time(state))
         .collect();
@@ -28,7 +28,8 @@ pub(super) fn clients(state: &DesiredState) -> api::Clients {
     }
 }
 
-/// Returns how many prefixes are in force on a service; `None` unless XDP forwards it.
+/// Returns how many prefixes are in force on a service; `None` for one that
+/// no client comes to.
 #[must_use]
 pub(super) fn service_clients(
     state: &DesiredState,
@@ -77,7 +78,7 @@ fn said_at_run_time(state: &DesiredState) -> impl Iterator<Item = api::ClientRul
         .clients()
         .iter()
         .map(|(service, prefix, change)| {
-            let is_there = |name: &str| state.snat_services().any(|service| service.name == name);
+            let is_there = |name: &str| state.client_services().any(|service| service.name == name);
             api::ClientRule {
                 service: service.map(ToOwned::to_owned),
                 prefix,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use lb_common::{addr, guard::is_blocked, service::ServiceKey};
+use lb_common::{addr, service::ServiceKey};
 
 use super::{api, flows, status::admin_change};
 use crate::{
@@ -61,9 +61,7 @@ fn explain_service(
         .affinity(addr::address(cut), value.group)
         .map_err(|error| chain(&error))?
         .map(|(backend, age_s)| Remembered { backend, age_s });
-    let ranges = state.client_ranges.of(&service.name);
-    let blocked = ranges.is_some_and(|(_, ranges)| is_blocked(ranges, &addr::bytes(client)));
-    let refuser = blocked.then(|| state.refuser(service, client)).flatten();
+    let refuser = state.refuser(service, client);
     let own_check = choice::own_check_in_maps(image, value);
     let choice = choose(image, value, &own_check, client, remembered);
     let lifetime_s = choice::lifetime(image, value);

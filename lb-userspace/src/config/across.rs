@@ -358,7 +358,11 @@ impl<'a> Tables<'a> {
         if let (Err(error), Some(last)) = (Placed::new(lists), self.last_listed()) {
             report.fault(&last.at(&["block"]), error.to_string());
         }
-        for service in self.forwarded_in_xdp() {
+        for service in &self.services {
+            // Behind another balancer the client is whom that one names.
+            if !service.item.proxy_protocol.accept_from.is_empty() {
+                continue;
+            }
             let (vip, allow) = (service.item.vip, &service.item.allow);
             let of_family = |prefix: &Prefix| prefix.address.is_ipv4() == vip.is_ipv4();
             if !allow.is_empty() && !allow.iter().any(of_family) {

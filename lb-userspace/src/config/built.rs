@@ -12,8 +12,8 @@ use super::{
 ///
 /// # Errors
 ///
-/// A fault for each service that this version cannot forward, or whose clients it cannot tell
-/// apart, and each pool that XDP cannot choose from as configured.
+/// A fault for each service that this version cannot forward, and each pool that it cannot choose
+/// from as configured.
 pub fn require_built(config: &Config) -> Result<(), ConfigErrors> {
     let mut faults = Vec::new();
     for (index, service) in config.services.iter().enumerate() {
@@ -30,31 +30,17 @@ pub fn require_built(config: &Config) -> Result<(), ConfigErrors> {
 
 /// Returns what of `service`, which stands at `place`, is not built yet.
 pub(super) fn service_faults(place: &str, line: Option<usize>, service: &Service) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    let mut fault = |message: String| {
-        faults.push(Fault {
-            place: place.to_owned(),
-            line,
-            column: None,
-            message,
-        });
-    };
-    match service.forwarding {
-        Forwarding::Snat if service.protocol == Protocol::Tcp => fault(
-            "forwarding = \"snat\" with protocol = \"tcp\" is not built yet; use \"tcp\""
-                .to_owned(),
-        ),
-        Forwarding::Snat
-        | Forwarding::Tcp
-        | Forwarding::Http
-        | Forwarding::Redirect
-        | Forwarding::Monitor => {}
+    let in_xdp = service.forwarding == Forwarding::Snat;
+    if !in_xdp || service.protocol != Protocol::Tcp {
+        return Vec::new();
     }
-    let listed = !service.allow.is_empty() || !service.block.is_empty();
-    if listed && service.forwarding != Forwarding::Snat {
-        fault("allow and block are built for \"snat\" only; remove them".to_owned());
-    }
-    faults
+    vec![Fault {
+        place: place.to_owned(),
+        line,
+        column: None,
+        message: "forwarding = \"snat\" with protocol = \"tcp\" is not built yet; use \"tcp\""
+            .to_owned(),
+    }]
 }
 
 /// Returns what of `pool`, which stands at `place`, XDP cannot do yet.

@@ -333,6 +333,12 @@ impl Service {
         }
     }
 
+    /// Returns whether clients come to it: `allow` and `block` say who may.
+    #[must_use]
+    pub fn takes_clients(&self) -> bool {
+        self.forwarding != Forwarding::Monitor
+    }
+
     /// Iterates over the names of its pools: its own, and those of its routes.
     pub fn pools(&self) -> impl Iterator<Item = &str> {
         let routes = self.routes.iter().map(|route| route.pool.as_str());

@@ -467,8 +467,8 @@ fn list_changes(before: &DesiredState, after: &DesiredState, changes: &mut Vec<C
     if Arc::ptr_eq(&before.config, &after.config) {
         return;
     }
-    for service in after.snat_services() {
-        let former = before.snat_services().find(|of| of.name == service.name);
+    for service in after.client_services() {
+        let former = before.client_services().find(|of| of.name == service.name);
         if former.map_or(NO_LISTS, |former| lists(former)) != lists(service) {
             changes.push(Change::Lists {
                 service: service.name.clone(),

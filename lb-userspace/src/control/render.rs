@@ -119,7 +119,7 @@ pub fn sweep_settings(state: &DesiredState, image: &Image) -> SweepSettings {
             .snat_services()
             .filter_map(|service| {
                 let number = u8::try_from(state.service_number(service)?).ok()?;
-                let (_, ranges) = state.client_ranges.of(&service.name)?;
+                let (_, ranges) = state.client_ranges.in_maps(&service.name)?;
                 Some((number, Arc::clone(ranges)))
             })
             .collect(),
@@ -347,15 +347,21 @@ fn services_down(state: &DesiredState, known: &BackendState) -> [u32; SERVICE_WO
 fn kernel_service(state: &DesiredState, service: &Service) -> Option<(ServiceKey, KernelService)> {
     let identity = ServiceIdentity::of(service)?;
     let key = ServiceKey::new(addr::bytes(identity.vip), identity.port, identity.protocol);
+    let (ranges_first, ranges_count) = match state.client_ranges.in_maps(&service.name) {
+        Some((first, ranges)) => (first, u32::try_from(ranges.len()).unwrap_or(u32::MAX)),
+        None => (0, 0),
+    };
     let value = KernelService {
         id: state.service_number(service)?,
+        ranges_first,
+        ranges_count,
         ..service_value(state, service, Some(&identity.pool))?
     };
     Some((key, value))
 }
 
 /// Returns a service as choices are made for it from one of its pools; `None` while the pool has no
-/// number. Its own number is zero: only services that XDP forwards have one.
+/// number. Its own number is zero, and it has no ranges: those are for services that XDP forwards.
 #[must_use]
 pub fn service_value(
     state: &DesiredState,
@@ -364,10 +370,6 @@ pub fn service_value(
 ) -> Option<KernelService> {
     let pool = pool?;
     let persistence = &service.persistence;
-    let (ranges_first, ranges_count) = match state.client_ranges.of(&service.name) {
-        Some((first, ranges)) => (first, u32::try_from(ranges.len()).unwrap_or(u32::MAX)),
-        None => (0, 0),
-    };
     // A client belongs to a backend in each of a service's pools.
     let group = match service.pool.as_deref() == Some(pool) {
         true => &persistence.group,
@@ -386,8 +388,8 @@ pub fn service_value(
         ipv4_prefix: 96 + persistence.ipv4_prefix.min(32),
         ipv6_prefix: persistence.ipv6_prefix.min(128),
         _reserved: [0; 2],
-        ranges_first,
-        ranges_count,
+        ranges_first: 0,
+        ranges_count: 0,
         new_flows_per_second: service.limits.new_flows_per_second,
         new_flows_per_source: service.limits.new_flows_per_source,
         name: name(&service.name),

@@ -64,7 +64,7 @@ pub struct DesiredState {
     pub links: BTreeMap<String, Link>,
     /// What was changed at run time.
     pub overrides: Overrides,
-    /// Whom each service takes, as the maps say it.
+    /// Whom each service takes.
     pub client_ranges: Arc<ClientRanges>,
     /// What the last sweep found.
     pub sweep: SweepReport,
@@ -219,6 +219,14 @@ impl DesiredState {
             .services
             .iter()
             .filter(|service| service.forwarding == Forwarding::Snat)
+    }
+
+    /// Iterates over the services that clients come to, in the order of the configuration.
+    pub fn client_services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.config
+            .services
+            .iter()
+            .filter(|service| service.takes_clients())
     }
 
     /// Iterates over the services that choose backends for their clients, in XDP or in the proxy.

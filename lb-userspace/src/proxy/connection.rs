@@ -15,8 +15,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    failure::Failure, front::Front, http, prefixed::Prefixed, proxy_protocol, redirect, tcp,
-    worker::Worker,
+    failure::Failure, front::Front, guests, http, prefixed::Prefixed, proxy_protocol, redirect,
+    tcp, worker::Worker,
 };
 use crate::config::model::Forwarding;
 
@@ -51,6 +51,16 @@ async fn way(
         }
     }
     let (client, surplus) = client(front, &mut stream, peer).await?;
+    let snapshot = worker.handle.snapshot();
+    if guests::refuses(&snapshot.state.client_ranges, &front.name, client.ip()) {
+        return Err(Failure::Refused);
+    }
+    drop(snapshot);
+    // Nothing waits between the question and this: a list that changes later finds the client.
+    let guest = worker
+        .guests
+        .enter(&front.name, client.ip(), &front.counters);
+    let fate = guest.fate();
     let _source = match limits.per_source {
         0 => None,
         limit => Some(
@@ -60,9 +70,13 @@ async fn way(
                 .ok_or(Failure::TooManyPerSource)?,
         ),
     };
-    let stream = Prefixed::new(surplus, stream);
+    let stream = Prefixed::new(surplus, stream).of(guest);
     match service.forwarding {
-        Forwarding::Tcp => tcp::serve(worker, front, stream, client).await,
+        Forwarding::Tcp => match tcp::serve(worker, front, stream, client).await {
+            // That has been counted.
+            Err(_) if fate.is_refused() => Ok(()),
+            served => served,
+        },
         Forwarding::Redirect => {
             redirect::serve(Rc::clone(worker), Arc::clone(front), stream, client).await;
             Ok(())

@@ -1,4 +1,5 @@
-//! A stream of which some bytes have been read already.
+//! A client's stream: some bytes of it have been read already, and it ends when its client is sent
+//! away.
 
 use std::{
     io::{self, IoSlice},
@@ -9,17 +10,48 @@ use std::{
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::guests::Guest;
+
 /// Gives the bytes that were read before first, then those of the stream. What is written goes to
 /// the stream.
 #[derive(Debug)]
 pub(crate) struct Prefixed<S> {
     prefix: BytesMut,
     inner: S,
+    guest: Option<Guest>,
 }
 
 impl<S> Prefixed<S> {
     pub(crate) fn new(prefix: BytesMut, inner: S) -> Self {
-        Self { prefix, inner }
+        Self {
+            prefix,
+            inner,
+            guest: None,
+        }
+    }
+
+    /// Says whose stream it is: it fails once that client is sent away.
+    pub(crate) fn of(self, guest: Guest) -> Self {
+        Self {
+            guest: Some(guest),
+            ..self
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.guest.as_ref().map_or(Ok(()), Guest::check)
+    }
+
+    /// Keeps what a writer was answered, unless the client is sent away while it waits.
+    fn or_away<T>(
+        &self,
+        context: &Context<'_>,
+        answer: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if let (Poll::Pending, Some(guest)) = (&answer, &self.guest) {
+            guest.await_as_writer(context)?;
+        }
+        answer
     }
 }
 
@@ -29,8 +61,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check()?;
         if self.prefix.is_empty() {
-            return Pin::new(&mut self.inner).poll_read(context, buffer);
+            let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+            if let (Poll::Pending, Some(guest)) = (&read, &self.guest) {
+                guest.await_as_reader(context)?;
+            }
+            return read;
         }
         let count = self.prefix.len().min(buffer.remaining());
         buffer.put_slice(&self.prefix[..count]);
@@ -49,7 +86,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        self.check()?;
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.or_away(context, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -65,7 +104,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+        self.check()?;
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
+        self.or_away(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {

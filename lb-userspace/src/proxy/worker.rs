@@ -18,6 +18,7 @@ use super::{
     choose::{self, Turns},
     connection,
     front::{Front, Upstream},
+    guests::Guests,
     http::sign_on::Http1Only,
     live::{Bound, Live},
     loads::Loads,
@@ -63,6 +64,8 @@ pub(crate) struct Worker {
     pub(crate) clients: RefCell<Box<dyn Clients>>,
     /// Clients with connections.
     pub(crate) live: Rc<Live>,
+    /// The same, to send them away when they are blocked.
+    pub(crate) guests: Guests,
     /// Connections that end with their backend's service.
     pub(crate) bound: Bound,
     /// Whose turn it is.
@@ -111,6 +114,7 @@ pub(crate) fn run(
         shared,
         clients: RefCell::new(clients),
         live: Rc::default(),
+        guests: Guests::default(),
         bound: Bound::default(),
         turns: RefCell::default(),
         idle: Rc::default(),
@@ -160,6 +164,9 @@ fn keep_house(worker: &Worker, seconds: u32) {
     let snapshot = worker.handle.snapshot();
     let serves = |number| choose::still_serves(&snapshot, number);
     worker.bound.end(serves);
+    worker
+        .guests
+        .pass(&snapshot.state.client_ranges, worker.index);
     worker.idle.expire();
     if seconds.is_multiple_of(TOUCH_S / 2) {
         worker.live.touch(worker.clients.borrow_mut().as_mut());

@@ -20,10 +20,11 @@ use crate::{
 /// Most rules that run time may add; those of services that are gone count too.
 const MAX_RULES: usize = MAX_RANGES as usize;
 
-/// The ranges of every service, as they stand in the maps.
+/// The ranges of every service that clients come to. Those of `snat` services stand in a map, whose
+/// room the others do not take.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientRanges {
-    /// Those of all services in a row.
+    /// Those of all `snat` services in a row.
     pub all: Arc<[Range]>,
     services: BTreeMap<String, Taken>,
 }
@@ -31,8 +32,8 @@ pub struct ClientRanges {
 /// Whom one service takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// Where its ranges begin in [`ClientRanges::all`].
-    pub first: u32,
+    /// Where its ranges begin in [`ClientRanges::all`]; `None` unless it is an `snat` service.
+    pub first: Option<u32>,
     /// Its ranges; none: it takes everybody.
     pub ranges: Arc<[Range]>,
     /// Prefixes that it allows.
@@ -44,24 +45,26 @@ pub struct Taken {
 }
 
 impl ClientRanges {
-    /// Returns whom an `snat` service takes.
+    /// Returns whom a service takes.
     #[must_use]
     pub fn get(&self, service: &str) -> Option<&Taken> {
         self.services.get(service)
     }
 
-    /// Returns where the ranges of a service begin, and what they are; `None`: it takes everybody.
+    /// Returns where the ranges of an `snat` service begin in the map, and what they are; `None`: it
+    /// takes everybody.
     #[must_use]
-    pub fn of(&self, service: &str) -> Option<(u32, &Arc<[Range]>)> {
+    pub fn in_maps(&self, service: &str) -> Option<(u32, &Arc<[Range]>)> {
         let taken = self.get(service)?;
-        (!taken.ranges.is_empty()).then_some((taken.first, &taken.ranges))
+        let first = taken.first.filter(|_| !taken.ranges.is_empty())?;
+        Some((first, &taken.ranges))
     }
 }
 
 /// What an administrator says of clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientsWish {
-    /// The service; `None`: every `snat` service, those of later configurations too.
+    /// The service; `None`: every service that clients come to, those of later configurations too.
     pub service: Option<String>,
     /// Whom it concerns.
     pub prefixes: Vec<Prefix>,
@@ -74,7 +77,7 @@ pub struct ClientsWish {
 pub enum ClientsError {
     /// There is no such service.
     #[error(
-        "no service with forwarding = \"snat\" is called \"{wanted}\"; there are {}", list(.known)
+        "no service that clients come to is called \"{wanted}\"; there are {}", list(.known)
     )]
     NoService {
         /// What was asked for.
@@ -184,12 +187,12 @@ impl DesiredState {
     /// Only what is forgotten may have been said of a service that is gone.
     fn check_service(&self, service: Option<&str>) -> Result<(), ClientsError> {
         let Some(wanted) = service else { return Ok(()) };
-        if self.snat_services().any(|service| service.name == wanted) {
+        if self.client_services().any(|service| service.name == wanted) {
             return Ok(());
         }
         Err(ClientsError::NoService {
             wanted: wanted.to_owned(),
-            known: self.snat_services().map(|s| s.name.clone()).collect(),
+            known: self.client_services().map(|s| s.name.clone()).collect(),
         })
     }
 }
@@ -227,35 +230,40 @@ fn client_list(service: &Service, rules: &ClientRules) -> ClientList {
 
 /// Returns the ranges of every service.
 fn place(config: &Config, rules: &ClientRules) -> Result<ClientRanges, TooMany> {
-    let services = || {
-        let services = config.services.iter();
-        services.filter(|service| service.forwarding == Forwarding::Snat)
-    };
+    let services = config.services.iter();
+    let services: Vec<_> = services.filter(|service| service.takes_clients()).collect();
     // Most services have the same lists, or none.
-    let mut made: Vec<(ClientList, Vec<Range>)> = Vec::new();
-    let mut counts = Vec::new();
-    let ranges = services().map(|service| {
+    let mut made: Vec<(ClientList, Arc<[Range]>)> = Vec::new();
+    let mut taken = Vec::new();
+    for service in &services {
         let list = client_list(service, rules);
         let count = |rule| list.prefixes.values().filter(|of| **of == rule).count();
         let count = |rule| u32::try_from(count(rule)).unwrap_or(u32::MAX);
-        counts.push((count(Rule::Allow), count(Rule::Block), list.others));
-        if let Some((_, ranges)) = made.iter().find(|(known, _)| *known == list) {
-            return ranges.clone();
+        let known = made.iter().find(|(known, _)| *known == list);
+        let ranges = match known {
+            Some((_, ranges)) => Arc::clone(ranges),
+            None => Arc::from(list.ranges()),
+        };
+        taken.push(Taken {
+            first: None,
+            ranges: Arc::clone(&ranges),
+            allow: count(Rule::Allow),
+            block: count(Rule::Block),
+            others: list.others,
+        });
+        if known.is_none() {
+            made.push((list, ranges));
         }
-        let ranges = list.ranges();
-        made.push((list, ranges.clone()));
-        ranges
-    });
-    let placed = Placed::new(ranges)?;
-    let taken = placed.services.into_iter().zip(counts);
-    let taken = taken.map(|((first, ranges), (allow, block, others))| Taken {
-        first,
-        ranges,
-        allow,
-        block,
-        others,
-    });
-    let names = services().map(|service| service.name.clone());
+    }
+    let in_maps = || {
+        let services = services.iter().enumerate();
+        services.filter(|(_, service)| service.forwarding == Forwarding::Snat)
+    };
+    let placed = Placed::new(in_maps().map(|(index, _)| taken[index].ranges.to_vec()))?;
+    for ((index, _), (first, _)) in in_maps().zip(&placed.services) {
+        taken[index].first = Some(*first);
+    }
+    let names = services.iter().map(|service| service.name.clone());
     Ok(ClientRanges {
         all: placed.all,
         services: names.zip(taken).collect(),

@@ -66,23 +66,20 @@ fn a_fault_of_a_file_names_its_line() {
 }
 
 #[test]
-fn lists_of_clients_are_for_udp_only() {
-    let listed = |forwarding: &str| {
+fn lists_of_clients_are_for_every_service_that_clients_come_to() {
+    for (protocol, forwarding) in [("udp", "snat"), ("tcp", "tcp")] {
         let text = SMALL
-            .replace("\"udp\"", "\"tcp\"")
-            .replace("\"snat\"", forwarding)
-            .replace("pool =", "block = [\"10.9.0.0/16\"]\npool =");
-        faults(require_built(&valid(&text)).map(|()| valid(SMALL)))
-    };
-
-    assert_eq!(
-        listed("\"tcp\""),
-        ["service[0] \"dns\": allow and block are built for \"snat\" only; remove them"]
-    );
-    let forwarded = SMALL.replace(
+            .replace("\"udp\"", &format!("\"{protocol}\""))
+            .replace("\"snat\"", &format!("\"{forwarding}\""))
+            .replace(
+                "pool =",
+                "allow = [\"10.0.0.0/8\"]\nblock = [\"10.9.0.0/16\"]\npool =",
+            );
+        require_built(&valid(&text)).expect(forwarding);
+    }
+    let limited = SMALL.replace(
         "pool =",
-        "allow = [\"10.0.0.0/8\"]\nblock = [\"10.9.0.0/16\"]\n\
-         limits = { new_flows_per_second = 9, new_flows_per_source = 3 }\npool =",
+        "limits = { new_flows_per_second = 9, new_flows_per_source = 3 }\npool =",
     );
-    require_built(&valid(&forwarded)).expect("limits and lists are built");
+    require_built(&valid(&limited)).expect("limits are built");
 }

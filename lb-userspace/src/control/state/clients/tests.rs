@@ -52,9 +52,9 @@ fn config() -> Config {
 fn refused(state: &DesiredState, service: &str, client: &str) -> bool {
     let by_ranges = state
         .client_ranges
-        .of(service)
-        .is_some_and(|(_, ranges)| is_blocked(ranges, &lb_common::addr::bytes(ip(client))));
-    let service = state.snat_services().find(|of| of.name == service);
+        .get(service)
+        .is_some_and(|taken| is_blocked(&taken.ranges, &lb_common::addr::bytes(ip(client))));
+    let service = state.client_services().find(|of| of.name == service);
     let by_list = state.refuser(service.expect("it is there"), ip(client));
     assert_eq!(by_ranges, by_list.is_some(), "{client}");
     by_ranges
@@ -144,7 +144,7 @@ fn a_wish_that_cannot_be_carried_out_changes_nothing() {
     for (wish, message) in [
         (
             wish(Some(Rule::Block), Some("ras"), &["10.0.0.0/8"]),
-            "no service with forwarding = \"snat\" is called \"ras\"; there are ras-udp, listed",
+            "no service that clients come to is called \"ras\"; there are ras-udp, listed",
         ),
         (
             wish(None, None, &["10.1.0.0/16", "10.2.0.0/16"]),
@@ -251,6 +251,40 @@ fn more_than_the_maps_hold_is_refused() {
 }
 
 #[test]
+fn lists_of_the_proxys_services_take_no_room_in_the_map() {
+    let mut config = config();
+    let mut web = service("web", "10.0.0.100", 80, "ras");
+    web.protocol = crate::config::model::Protocol::Tcp;
+    web.forwarding = Forwarding::Tcp;
+    config.services.push(Arc::new(web));
+    let mut watched = service("watched", "0.0.0.0", 0, "ras");
+    watched.forwarding = Forwarding::Monitor;
+    config.services.push(Arc::new(watched));
+    let mut state = first_start(config);
+    let in_map = Arc::clone(&state.client_ranges.all);
+    let many = ClientsWish {
+        service: Some("web".to_owned()),
+        prefixes: scattered(MAX_RANGES),
+        to: Some(Rule::Block),
+    };
+
+    change(&mut state, &many).expect("it takes no room");
+
+    assert_eq!(state.client_ranges.all, in_map);
+    assert_eq!(state.client_ranges.in_maps("web"), None);
+    assert!(refused(&state, "web", "0.0.0.1") && !refused(&state, "web", "0.0.1.1"));
+    assert!(!refused(&state, "ras-udp", "0.0.0.1"));
+    let nobody = wish(Some(Rule::Block), Some("watched"), &["10.1.0.0/16"]);
+    let error = change(&mut state, &nobody).expect_err("no client comes to it");
+    assert!(
+        error
+            .to_string()
+            .ends_with("there are ras-udp, listed, web"),
+        "{error}"
+    );
+}
+
+#[test]
 fn lists_that_do_not_fit_together_with_run_time_are_refused() {
     let mut state = first_start(config());
     let many = ClientsWish {
@@ -291,7 +325,7 @@ fn what_was_said_of_a_service_waits_for_its_return() {
     state
         .reload(Arc::new(testing::ras()), now)
         .expect("it may go");
-    assert_eq!(state.client_ranges.of("listed"), None);
+    assert_eq!(state.client_ranges.get("listed"), None);
     state.reload(Arc::new(config()), now).expect("it is back");
 
     assert!(refused(&state, "listed", "10.1.2.3"));
