@@ -177,6 +177,9 @@ pub struct Certificate {
     pub names: Vec<String>,
     /// When it runs out.
     pub not_after: String,
+    /// Whole days until then; below zero: it has run out.
+    #[serde(default)]
+    pub expires_in_days: i64,
     /// What is to be said of it, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
@@ -236,8 +239,11 @@ pub struct Backend {
     pub full: bool,
     /// New clients come to it.
     pub eligible: bool,
-    /// Flows that are alive.
+    /// Flows that are alive, the proxy's connections among them.
     pub flows: u32,
+    /// Connections and requests that the proxy has at it.
+    #[serde(default)]
+    pub connections: u32,
     /// Clients that belong to it.
     pub clients: u32,
     /// Clients' packets that it answered itself with port unreachable: nothing listens there.
@@ -438,7 +444,7 @@ pub struct Flow {
 pub struct Explanation {
     /// The client.
     pub client: IpAddr,
-    /// One for each `snat` service of the client's address family.
+    /// One for each service of the client's address family, and each pool that a service has.
     pub services: Vec<ServiceExplanation>,
 }
 
@@ -449,11 +455,17 @@ pub struct ServiceExplanation {
     pub service: String,
     /// Address and port that clients connect to.
     pub vip: SocketAddr,
-    /// `udp`.
+    /// `tcp` or `udp`.
     pub protocol: String,
-    /// The pool.
+    /// `snat`, `tcp`, `http` or `redirect`.
+    #[serde(default)]
+    pub forwarding: String,
+    /// The host name that leads to the pool; `null`: every other one.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// The pool; empty for a redirect, which has none.
     pub pool: String,
-    /// The backend; `null`: nobody may serve the client.
+    /// The backend; `null`: nobody may serve the client, or it is decided later.
     pub backend: Option<String>,
     /// Who refuses the client; `null`: it may come.
     #[serde(default)]
@@ -476,8 +488,16 @@ pub enum Because {
     Affinity,
     /// The table of the pool says so for its address.
     SourceHash,
-    /// The service remembers nobody: the client's port decides, flow by flow.
+    /// The service remembers nobody: each flow, connection or request is decided by itself.
     EachFlow,
+    /// The client's cookie decides, where it has one.
+    Cookie,
+    /// The client is new to the service, and turns decide.
+    RoundRobin,
+    /// The client is new to the service, and the load of the backends decides.
+    LeastConnections,
+    /// The service sends its clients to HTTPS and asks no backend.
+    Redirect,
     /// It belongs to a backend that only this service's own check finds down.
     Detour,
     /// It belonged to a backend that cannot serve any more.

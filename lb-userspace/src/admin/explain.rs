@@ -2,14 +2,19 @@
 
 use std::net::IpAddr;
 
-use lb_common::{addr, service::ServiceKey};
+use lb_common::{
+    addr,
+    service::{Service as KernelService, ServiceKey},
+};
 
 use super::{api, flows, status::admin_change};
 use crate::{
-    config::model::Service,
+    config::model::{Algorithm, Forwarding, Service},
     control::{
         chain,
         choice::{self, Because, Choice, Remembered, choose},
+        event::Health,
+        render,
         snapshot::Snapshot,
         state::{DesiredState, Refuser},
     },
@@ -20,7 +25,7 @@ use crate::{
 /// Flows of the client that are listed for each service.
 const FLOWS: usize = 100;
 
-/// Explains where new flows of `client` go, service by service.
+/// Explains where new flows, connections and requests of `client` go, service by service.
 ///
 /// # Errors
 ///
@@ -31,77 +36,221 @@ pub fn explain(
     client: IpAddr,
 ) -> Result<api::Explanation, String> {
     let client = client.to_canonical();
-    let services = snapshot
-        .state
-        .snat_services()
-        .filter(|service| service.vip.is_ipv4() == client.is_ipv4())
-        .filter_map(|service| explain_service(dataplane, snapshot, service, client).transpose())
-        .collect::<Result<_, _>>()?;
+    let explain = |service| explain_service(dataplane, snapshot, service, client);
+    let mut services = Vec::new();
+    for service in snapshot.state.client_services() {
+        if service.vip.is_ipv4() == client.is_ipv4() {
+            services.extend(explain(service)?);
+        }
+    }
     Ok(api::Explanation { client, services })
 }
 
-/// `None`: the service is not in the maps yet.
+/// One for each pool of the service that has a number already.
 fn explain_service(
     dataplane: &dyn Dataplane,
     snapshot: &Snapshot,
     service: &Service,
     client: IpAddr,
-) -> Result<Option<api::ServiceExplanation>, String> {
+) -> Result<Vec<api::ServiceExplanation>, String> {
     let (state, image) = (&snapshot.state, &snapshot.image);
-    let key = ServiceKey::new(
-        addr::bytes(service.vip),
-        service.port,
-        service.protocol.number(),
-    );
-    let Some(value) = image.services.get(&key) else {
-        return Ok(None);
+    match service.forwarding {
+        Forwarding::Snat => {
+            let (vip, protocol) = (addr::bytes(service.vip), service.protocol.number());
+            let key = ServiceKey::new(vip, service.port, protocol);
+            let Some(value) = image.services.get(&key) else {
+                return Ok(Vec::new());
+            };
+            let asked = Asked {
+                service,
+                host: None,
+                pool: service.pool.as_deref().unwrap_or_default(),
+                client,
+            };
+            let own_check = choice::own_check_in_maps(image, value);
+            Ok(vec![asked.explain(dataplane, snapshot, value, &own_check)?])
+        }
+        Forwarding::Tcp | Forwarding::Http => {
+            let routes = service.routes.iter();
+            let routes = routes.map(|route| (Some(route.host.as_str()), route.pool.as_str()));
+            let own = service.pool.as_deref().map(|pool| (None, pool));
+            let mut explained = Vec::new();
+            for (host, pool) in own.into_iter().chain(routes) {
+                let asked = Asked {
+                    service,
+                    host,
+                    pool,
+                    client,
+                };
+                let Some(value) = render::service_value(state, service, Some(pool)) else {
+                    continue;
+                };
+                let own_check = |number| own_check_passes(state, service, number);
+                explained.push(asked.explain(dataplane, snapshot, &value, &own_check)?);
+            }
+            Ok(explained)
+        }
+        Forwarding::Redirect => {
+            let refuser = state.refuser(service, client);
+            let explained = Asked {
+                service,
+                host: None,
+                pool: "",
+                client,
+            };
+            let because = (
+                api::Because::Redirect,
+                "every request is sent to HTTPS; no backend is asked".to_owned(),
+            );
+            Ok(vec![explained.told(refuser, because)])
+        }
+        Forwarding::Monitor => Ok(Vec::new()),
+    }
+}
+
+/// Returns whether a service of the proxy finds a backend up by its own check, if it has one.
+fn own_check_passes(state: &DesiredState, service: &Service, number: u16) -> bool {
+    name(state, number)
+        .and_then(|name| state.backends.get(&name))
+        .and_then(|known| known.service_checks.get(&service.name))
+        .is_none_or(|check| check.health == Health::Up)
+}
+
+/// Who is asked about, and where.
+struct Asked<'a> {
+    service: &'a Service,
+    host: Option<&'a str>,
+    pool: &'a str,
+    client: IpAddr,
+}
+
+impl Asked<'_> {
+    fn explain(
+        &self,
+        dataplane: &dyn Dataplane,
+        snapshot: &Snapshot,
+        value: &KernelService,
+        own_check: &dyn Fn(u16) -> bool,
+    ) -> Result<api::ServiceExplanation, String> {
+        let (state, image) = (&snapshot.state, &snapshot.image);
+        let (service, client) = (self.service, self.client);
+        let cut = choice::client_of(value, client);
+        let remembered = match value.flags & KernelService::AFFINITY {
+            0 => None,
+            _ => dataplane
+                .affinity(addr::address(cut), value.group)
+                .map_err(|error| chain(&error))?,
+        };
+        let remembered = remembered.map(|(backend, age_s)| Remembered { backend, age_s });
+        let refuser = state.refuser(service, client);
+        let choice = choose(image, value, own_check, client, remembered);
+        let algorithm = match state.pool(self.pool) {
+            Some(pool) => pool.algorithm,
+            None => Algorithm::SourceHash,
+        };
+        let lifetime_s = choice::lifetime(image, value);
+        let reason = match decided_later(service, choice.because, algorithm) {
+            Some(reason) => reason,
+            None => (
+                because(choice.because),
+                why(state, service, choice, remembered, lifetime_s),
+            ),
+        };
+        let held = |view: &crate::dataplane::FlowView| {
+            view.client.0 == client && view.vip == (service.vip, service.port)
+        };
+        let flows = match service.forwarding {
+            Forwarding::Snat => dataplane.flows(FLOWS, &held),
+            _ => Vec::new(),
+        };
+        let is_certain = matches!(
+            reason.0,
+            api::Because::Affinity
+                | api::Because::SourceHash
+                | api::Because::Detour
+                | api::Because::Moved
+        );
+        Ok(api::ServiceExplanation {
+            backend: choice
+                .backend
+                .filter(|_| refuser.is_none() && is_certain)
+                .and_then(|id| name(state, id))
+                .map(|name| name.backend),
+            affinity: remembered.map(|held| api::Remembered {
+                group: service.persistence.group.clone(),
+                backend: name(state, held.backend).map(|name| name.to_string()),
+                age_s: held.age_s,
+                expires_in_s: lifetime_s.saturating_sub(held.age_s),
+            }),
+            flows: flows.iter().map(|view| flows::flow(state, view)).collect(),
+            ..self.told(refuser, reason)
+        })
+    }
+
+    /// Returns an explanation without a backend and what is remembered.
+    fn told(
+        &self,
+        refuser: Option<Refuser<'_>>,
+        reason: (api::Because, String),
+    ) -> api::ServiceExplanation {
+        let (because, why) = match refuser {
+            Some(refuser) => (api::Because::Blocked, refused_by(refuser)),
+            None => reason,
+        };
+        api::ServiceExplanation {
+            service: self.service.name.clone(),
+            vip: self.service.listen(),
+            protocol: self.service.protocol.to_string(),
+            forwarding: self.service.forwarding.to_string(),
+            host: self.host.map(ToOwned::to_owned),
+            pool: self.pool.to_owned(),
+            backend: None,
+            refused: refuser.map(|refuser| api::Refused {
+                prefix: refuser.prefix,
+                change: refuser.change.map(admin_change),
+            }),
+            because,
+            why,
+            affinity: None,
+            flows: Vec::new(),
+        }
+    }
+}
+
+/// Returns what decides where a service's choice is made only when the client comes; `None`: it is
+/// certain already, or nobody can be chosen.
+fn decided_later(
+    service: &Service,
+    found: Because,
+    algorithm: Algorithm,
+) -> Option<(api::Because, String)> {
+    let (turns, how) = match algorithm {
+        Algorithm::SourceHash => (None, "the client's port decides, connection by connection"),
+        Algorithm::RoundRobin => (
+            Some(api::Because::RoundRobin),
+            "the backends take turns by their weights",
+        ),
+        Algorithm::LeastConnections => (
+            Some(api::Because::LeastConnections),
+            "the backend with the fewest connections and requests for its weight is taken",
+        ),
     };
-    let cut = choice::client_of(value, client);
-    let remembered = dataplane
-        .affinity(addr::address(cut), value.group)
-        .map_err(|error| chain(&error))?
-        .map(|(backend, age_s)| Remembered { backend, age_s });
-    let refuser = state.refuser(service, client);
-    let own_check = choice::own_check_in_maps(image, value);
-    let choice = choose(image, value, &own_check, client, remembered);
-    let lifetime_s = choice::lifetime(image, value);
-    let held = |view: &crate::dataplane::FlowView| {
-        view.client.0 == client && view.vip == (service.vip, service.port)
-    };
-    Ok(Some(api::ServiceExplanation {
-        service: service.name.clone(),
-        vip: service.listen(),
-        protocol: service.protocol.to_string(),
-        pool: service.pool.clone().unwrap_or_default(),
-        backend: choice
-            .backend
-            .filter(|_| refuser.is_none())
-            .and_then(|id| name(state, id))
-            .map(|name| name.backend),
-        refused: refuser.map(|refuser| api::Refused {
-            prefix: refuser.prefix,
-            change: refuser.change.map(admin_change),
-        }),
-        because: match refuser {
-            Some(_) => api::Because::Blocked,
-            None => because(choice.because),
-        },
-        why: match refuser {
-            Some(refuser) => refused_by(refuser),
-            None => why(state, service, choice, remembered, lifetime_s),
-        },
-        affinity: remembered.map(|held| api::Remembered {
-            group: service.persistence.group.clone(),
-            backend: name(state, held.backend).map(|name| name.to_string()),
-            age_s: held.age_s,
-            expires_in_s: lifetime_s.saturating_sub(held.age_s),
-        }),
-        flows: dataplane
-            .flows(FLOWS, &held)
-            .iter()
-            .map(|view| flows::flow(state, view))
-            .collect(),
-    }))
+    match (found, &service.persistence.cookie) {
+        (Because::EachFlow, _) if service.forwarding == Forwarding::Snat => None,
+        (Because::EachFlow, Some(cookie)) => Some((
+            api::Because::Cookie,
+            format!("the cookie {cookie} names the backend; without it {how}"),
+        )),
+        (Because::EachFlow, None) => Some((
+            turns.unwrap_or(api::Because::EachFlow),
+            format!("persistence.key = \"none\": {how}"),
+        )),
+        (Because::SourceHash | Because::Moved { .. }, _) => Some((
+            turns?,
+            format!("it belongs to no backend that can serve it: {how}, and it stays there"),
+        )),
+        (Because::Affinity | Because::Detour { .. } | Because::NobodyEligible, _) => None,
+    }
 }
 
 /// Says who refuses a client, to people.
@@ -192,11 +341,13 @@ fn out_of_service(state: &DesiredState, id: u16) -> String {
     if state.admin_state(pool, backend) == crate::config::model::AdminState::Halt {
         return "it is halted".to_owned();
     }
-    if let Err(reason) = state.way(pool, backend) {
+    if state.is_in_xdp(&pool.name)
+        && let Err(reason) = state.way(pool, backend)
+    {
         return format!("it is unreachable, {reason}");
     }
     match state.backend(pool, backend) {
-        Some(known) if known.check.health == crate::control::event::Health::Down => {
+        Some(known) if known.check.health == Health::Down => {
             format!("it is down, {}", known.check.reason)
         }
         _ => format!(

@@ -202,6 +202,7 @@ fn proxied(seen: ServiceView, now: SystemTime) -> api::Proxied {
             .into_iter()
             .map(|certificate| api::Certificate {
                 warning: certificate.warning(now),
+                expires_in_days: certificate.days_left(now),
                 file: certificate.file.display().to_string(),
                 names: certificate.names,
                 not_after: rfc3339(certificate.not_after),
@@ -229,6 +230,7 @@ fn backend(snapshot: &Snapshot, pool: &Pool, backend: &Backend) -> api::Backend 
     let known = state.backend(pool, backend);
     let check = known.map(|known| &known.check);
     let way = state.way(pool, backend);
+    let in_xdp = state.is_in_xdp(&pool.name);
     let traffic = &snapshot.traffic;
     let counters = id.and_then(|id| traffic.counters.backends.get(usize::from(id)));
     let rates = id.and_then(|id| traffic.backend_rates.get(usize::from(id)));
@@ -259,12 +261,14 @@ fn backend(snapshot: &Snapshot, pool: &Pool, backend: &Backend) -> api::Backend 
         admin_change: change,
         weight: state.weight(pool, backend),
         backup: backend.backup,
-        reachable: way.is_ok(),
+        reachable: way.is_ok() || !in_xdp,
         reachable_reason: match &way {
             Ok(way) => match way.via {
                 Some(gateway) => format!("by gateway {gateway} on {}", way.interface_name),
                 None => format!("on {}", way.interface_name),
             },
+            // The proxy goes the ways of the host.
+            Err(_) if !in_xdp => "by the host's routes".to_owned(),
             Err(reason) => reason.clone(),
         },
         next_hop: way.ok().map(|way| api::NextHop {
@@ -280,6 +284,10 @@ fn backend(snapshot: &Snapshot, pool: &Pool, backend: &Backend) -> api::Backend 
         full: known.is_some_and(|known| known.full),
         eligible: render::is_eligible(state, pool, backend),
         flows: state.flows_of(pool, backend),
+        connections: id
+            .and_then(|id| state.connections.get(&id))
+            .copied()
+            .unwrap_or(0),
         clients: state.clients_of(pool, backend),
         unreachable: counters.map_or(0, |counters| counters.unreachable),
         unreachable_per_s: tenths(rates.map_or(0.0, |rates| rates.unreachable)),

@@ -6,8 +6,8 @@ use super::table::Table;
 use crate::admin::{
     api::{
         self, Audit, Backend, BackendState, Because, ClientRule, Clients, ClientsAction,
-        ClientsChanged, Explanation, Fill, Flow, Flows, Health, Rule, Service, ServiceExplanation,
-        Status, Traffic, Usage, XdpMode,
+        ClientsChanged, Explanation, Fill, Flow, Flows, Health, Proxied, Rule, Service,
+        ServiceExplanation, Status, Traffic, Usage, XdpMode,
     },
     explain::duration,
 };
@@ -20,10 +20,17 @@ pub(super) fn status(status: &Status, colour: bool) -> String {
     let mut page = head(status, paint);
     section(&mut page, "INTERFACES", interfaces(status, paint));
     section(&mut page, "SERVICES", services(&status.services));
+    section(&mut page, "PROXY", proxied(&status.services, paint));
     section(&mut page, "CLIENTS", client_lists(&status.services));
     section(&mut page, "BACKENDS", backends(&status.backends, paint));
     section(&mut page, "SNAT PORTS", endpoints(status, paint));
     section(&mut page, "DROPPED", drops(status));
+    section(&mut page, "FAILED", failures(&status.services));
+    section(
+        &mut page,
+        "CERTIFICATES",
+        certificates(&status.services, paint),
+    );
     page
 }
 
@@ -53,6 +60,10 @@ fn head(status: &Status, paint: Paint) -> String {
     );
     for reason in &status.not_ready {
         let _ = writeln!(head, "  {reason}");
+    }
+    if status.access_log_lost > 0 {
+        let lost = format!("{} lines of the access log", status.access_log_lost);
+        let _ = writeln!(head, "{} were lost", paint.warning(&lost));
     }
     head
 }
@@ -97,6 +108,7 @@ fn interfaces(status: &Status, paint: Paint) -> Option<Table> {
     Some(table)
 }
 
+/// Services that the proxy serves have a table of their own.
 fn services(services: &[Service]) -> Option<Table> {
     let mut table = Table::new(&[
         "NAME",
@@ -111,20 +123,12 @@ fn services(services: &[Service]) -> Option<Table> {
         ">PACKETS/S",
         ">BITS/S",
     ]);
-    for service in services {
-        let address = if service.port == 0 {
-            "-".to_owned()
-        } else {
-            format!(
-                "{} {}",
-                std::net::SocketAddr::new(service.vip, service.port),
-                service.protocol
-            )
-        };
+    let shown = || services.iter().filter(|service| service.proxy.is_none());
+    for service in shown() {
         let traffic = &service.traffic;
         table.row([
             service.name.clone(),
-            address,
+            address(service),
             service.forwarding.clone(),
             service.pool.clone().unwrap_or_else(|| "-".to_owned()),
             service.eligible.to_string(),
@@ -136,7 +140,116 @@ fn services(services: &[Service]) -> Option<Table> {
             bit_rate(traffic),
         ]);
     }
-    (!services.is_empty()).then_some(table)
+    shown().next().map(|_| table)
+}
+
+fn address(service: &Service) -> String {
+    if service.port == 0 {
+        return "-".to_owned();
+    }
+    let listen = std::net::SocketAddr::new(service.vip, service.port);
+    format!("{listen} {}", service.protocol)
+}
+
+fn proxied(services: &[Service], paint: Paint) -> Option<Table> {
+    let mut table = Table::new(&[
+        "NAME",
+        "ADDRESS",
+        "BY",
+        "POOL",
+        ">ELIGIBLE",
+        ">OPEN",
+        ">CONNECTIONS",
+        ">REQUESTS",
+        ">5XX",
+        ">BYTES",
+        ">FAILED",
+        "STATE",
+    ]);
+    let mut any = false;
+    for (service, proxy) in with_proxy(services) {
+        any = true;
+        let failed: u64 = proxy.failures.iter().map(|failure| failure.count).sum();
+        let answers = proxy.answers.iter().find(|answers| answers.class == "5xx");
+        // A connection that is passed through holds requests that nobody sees.
+        let of_http = |count: u64| match service.forwarding.as_str() {
+            "tcp" => "-".to_owned(),
+            _ => count.to_string(),
+        };
+        table.row([
+            service.name.clone(),
+            address(service),
+            service.forwarding.clone(),
+            service.pool.clone().unwrap_or_else(|| "-".to_owned()),
+            match service.pool {
+                Some(_) => service.eligible.to_string(),
+                None => "-".to_owned(),
+            },
+            proxy.connections_open.to_string(),
+            proxy.connections.to_string(),
+            of_http(proxy.requests),
+            of_http(answers.map_or(0, |answers| answers.count)),
+            format!(
+                "{} / {}",
+                short(proxy.bytes_in as f64),
+                short(proxy.bytes_out as f64)
+            ),
+            failed.to_string(),
+            match &proxy.closed {
+                Some(why) => format!("{}: {why}", paint.bad("does not listen")),
+                None if proxy.listening => paint.good("listens"),
+                None => paint.bad("does not listen"),
+            },
+        ]);
+    }
+    any.then_some(table)
+}
+
+fn with_proxy(services: &[Service]) -> impl Iterator<Item = (&Service, &Proxied)> {
+    let services = services.iter();
+    services.filter_map(|service| Some((service, service.proxy.as_ref()?)))
+}
+
+/// What never occurred is left out.
+fn failures(services: &[Service]) -> Option<Table> {
+    let mut table = Table::new(&["SERVICE", "REASON", ">TIMES", "MEANING"]);
+    let mut any = false;
+    for (service, proxy) in with_proxy(services) {
+        for failure in proxy.failures.iter().filter(|failure| failure.count > 0) {
+            any = true;
+            table.row([
+                service.name.clone(),
+                failure.reason.clone(),
+                failure.count.to_string(),
+                failure.meaning.clone(),
+            ]);
+        }
+    }
+    any.then_some(table)
+}
+
+/// Certificates of which nothing is to be said are left out.
+fn certificates(services: &[Service], paint: Paint) -> Option<Table> {
+    let mut table = Table::new(&["SERVICE", "FILE", "NAMES", "IT"]);
+    let mut any = false;
+    for (service, proxy) in with_proxy(services) {
+        for certificate in &proxy.certificates {
+            let Some(warning) = &certificate.warning else {
+                continue;
+            };
+            any = true;
+            table.row([
+                service.name.clone(),
+                certificate.file.clone(),
+                certificate.names.join(" "),
+                match certificate.expires_in_days {
+                    0.. => paint.warning(warning),
+                    _ => paint.bad(warning),
+                },
+            ]);
+        }
+    }
+    any.then_some(table)
 }
 
 /// Services that take everybody are left out.
@@ -232,6 +345,7 @@ fn backends(backends: &[Backend], paint: Paint) -> Option<Table> {
         "STATE",
         ">WEIGHT",
         ">FLOWS",
+        ">CONNECTIONS",
         ">CLIENTS",
         ">PACKETS/S",
         ">BITS/S",
@@ -247,7 +361,12 @@ fn backends(backends: &[Backend], paint: Paint) -> Option<Table> {
             health(backend, paint),
             admin_state(backend, paint),
             backend.weight.to_string(),
-            backend.flows.to_string(),
+            // Those in the kernel stand apart from those of the proxy.
+            backend
+                .flows
+                .saturating_sub(backend.connections)
+                .to_string(),
+            backend.connections.to_string(),
             backend.clients.to_string(),
             packet_rate(&backend.traffic),
             bit_rate(&backend.traffic),
@@ -399,7 +518,7 @@ pub(super) fn count(number: u32, what: &str) -> String {
 pub(super) fn explanation(explanation: &Explanation) -> String {
     if explanation.services.is_empty() {
         return format!(
-            "no service is forwarded in the kernel for clients like {}\n",
+            "no service has an address of the family of {}\n",
             explanation.client
         );
     }
@@ -409,13 +528,22 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
 }
 
 fn explain_service(explanation: &Explanation, service: &ServiceExplanation) -> String {
-    let goes = match &service.backend {
-        None if service.because == Because::Blocked => "is refused".to_owned(),
-        Some(backend) => format!("goes to {}/{backend}", service.pool),
-        None => "goes to no certain backend".to_owned(),
+    let goes = match (&service.backend, service.because) {
+        (_, Because::Blocked) => "is refused".to_owned(),
+        (_, Because::Redirect) => "is answered here".to_owned(),
+        (_, Because::NobodyEligible) => format!("finds nobody in {}", service.pool),
+        (Some(backend), _) => format!("goes to {}/{backend}", service.pool),
+        (None, _) => format!("goes to no certain backend of {}", service.pool),
     };
+    let what = match service.forwarding.as_str() {
+        "tcp" => "connection",
+        "http" | "redirect" => "request",
+        _ => "flow",
+    };
+    let host = service.host.as_ref();
+    let host = host.map_or_else(String::new, |host| format!(", host {host}"));
     let mut text = format!(
-        "{} ({} {})\n  a new flow of {} {goes}\n  because {}\n",
+        "{} ({} {}{host})\n  a new {what} of {} {goes}\n  because {}\n",
         service.service, service.vip, service.protocol, explanation.client, service.why
     );
     if let Some(held) = &service.affinity {
@@ -583,6 +711,87 @@ mod tests {
             "what never occurred is left out"
         );
         assert!(!page.contains('\x1b'), "no colour unless asked for");
+    }
+
+    fn proxied(service: &mut Service) -> &mut Proxied {
+        service.forwarding = "http".to_owned();
+        service.protocol = "tcp".to_owned();
+        let failure = |reason: &str, count, meaning: &str| api::Failures {
+            reason: reason.to_owned(),
+            count,
+            meaning: meaning.to_owned(),
+        };
+        service.proxy.insert(Proxied {
+            listening: true,
+            closed: None,
+            connections_open: 3,
+            connections: 40,
+            requests: 500,
+            answers: vec![api::Answers {
+                class: "5xx".to_owned(),
+                count: 6,
+            }],
+            bytes_in: 7000,
+            bytes_out: 8_000_000,
+            backend_connections: 9,
+            reused: 491,
+            retries: 0,
+            failures: vec![
+                failure("no_backend", 6, "no backend is up, active and free"),
+                failure("refused", 0, "the service does not take this client"),
+            ],
+            certificates: vec![api::Certificate {
+                file: "/x/a.pem".to_owned(),
+                names: vec!["a.example".to_owned()],
+                not_after: "2027-01-20T08:00:00.000Z".to_owned(),
+                expires_in_days: 5,
+                warning: Some("runs out in 5 days".to_owned()),
+            }],
+        })
+    }
+
+    #[test]
+    fn services_of_the_proxy_have_a_table_of_their_own() {
+        let mut status = example();
+        proxied(&mut status.services[0]);
+        status.backends[0].flows = 5;
+        status.backends[0].connections = 4;
+
+        let page = super::status(&status, false);
+
+        for text in [
+            "PROXY\n\
+             NAME     ADDRESS             BY    POOL  ELIGIBLE  OPEN  CONNECTIONS  REQUESTS  5XX    BYTES  FAILED  STATE\n\
+             ras-udp  10.0.0.100:443 tcp  http  ras          2     3           40       500    6  7k / 8M       6  listens\n",
+            "FAILED\n\
+             SERVICE  REASON      TIMES  MEANING\n\
+             ras-udp  no_backend      6  no backend is up, active and free\n",
+            "CERTIFICATES\n\
+             SERVICE  FILE      NAMES      IT\n\
+             ras-udp  /x/a.pem  a.example  runs out in 5 days\n",
+        ] {
+            assert!(page.contains(text), "{text}\nin\n{page}");
+        }
+        assert!(!page.contains("SERVICES\n"), "none is left there:\n{page}");
+        assert!(page.contains("100      1            4"), "{page}");
+    }
+
+    #[test]
+    fn a_service_that_nobody_can_connect_to_says_why_in_red() {
+        let mut status = example();
+        let proxy = proxied(&mut status.services[0]);
+        proxy.listening = false;
+        proxy.closed = Some("another process has the port".to_owned());
+        proxy.certificates[0].expires_in_days = -1;
+
+        let page = super::status(&status, true);
+
+        for text in [
+            "\x1b[31mdoes not listen\x1b[0m: another process has the port",
+            "\x1b[31mruns out in 5 days\x1b[0m",
+        ] {
+            assert!(page.contains(text), "{text}\nin\n{page}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod read;
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use rustls::{
@@ -136,6 +136,9 @@ pub struct CertificateInfo {
     pub not_after: SystemTime,
 }
 
+/// A certificate with fewer days left is warned of.
+const WARNING_DAYS: i64 = 30;
+
 impl CertificateInfo {
     /// Returns what is wrong with the certificate at the time `now`, although it is used.
     #[must_use]
@@ -152,9 +155,27 @@ impl CertificateInfo {
                 "is not valid before {from}, so clients refuse it; check this machine's clock"
             ));
         }
-        self.names.is_empty().then(|| {
-            String::from("names no host, so clients refuse it; issue it with a subjectAltName")
+        if self.names.is_empty() {
+            return Some(String::from(
+                "names no host, so clients refuse it; issue it with a subjectAltName",
+            ));
+        }
+        let days = self.days_left(now);
+        (days < WARNING_DAYS).then(|| {
+            let until = rfc3339(self.not_after);
+            format!("runs out in {days} days, at {until}; renew it")
         })
+    }
+
+    /// Returns the whole days until it runs out, below zero once it has.
+    #[must_use]
+    pub fn days_left(&self, now: SystemTime) -> i64 {
+        const DAY_S: u64 = 86_400;
+        let days = |span: Duration| i64::try_from(span.as_secs() / DAY_S).unwrap_or(i64::MAX);
+        match self.not_after.duration_since(now) {
+            Ok(left) => days(left),
+            Err(error) => -1 - days(error.duration()),
+        }
     }
 }
 

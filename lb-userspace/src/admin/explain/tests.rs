@@ -8,10 +8,8 @@ use crate::{
         flows::tests::{Held, view},
         status::tests::snapshot,
     },
-    control::{
-        event::Health,
-        testing::{self, ip},
-    },
+    config::model::PersistenceKey,
+    control::testing::{self, ip},
 };
 
 /// The client of the tests; the table gives it one of the two gateways.
@@ -188,6 +186,122 @@ fn a_client_that_the_configuration_refuses_is_told_so() {
         of(&["192.0.2.0/24"], &[]),
         "the service allows some clients only, and no prefix that it allows covers this one"
     );
+}
+
+/// A service of the proxy beside the UDP service, after `change` of it and of its pool.
+fn with_proxy(
+    forwarding: Forwarding,
+    change: impl FnOnce(&mut Service, &mut crate::config::model::Pool),
+) -> Snapshot {
+    let mut config = testing::ras();
+    let mut web = testing::service("web", "10.0.0.100", 443, "ras");
+    web.protocol = crate::config::model::Protocol::Tcp;
+    web.forwarding = forwarding;
+    change(&mut web, Arc::make_mut(&mut config.pools[0]));
+    config.services.push(Arc::new(web));
+    let mut snapshot = snapshot();
+    snapshot.state = Arc::new(testing::running(config));
+    snapshot.image = Arc::new(testing::carried_out(&snapshot.state, &snapshot.image));
+    snapshot
+}
+
+fn asked_of_web(
+    snapshot: &Snapshot,
+    remembered: Option<(u16, u32)>,
+) -> Vec<api::ServiceExplanation> {
+    let held = Held {
+        flows: vec![view(CLIENT, 0, 0)],
+        remembered,
+    };
+    let explanation = explain(&held, snapshot, ip(CLIENT)).expect("nothing fails");
+    let all = explanation.services.into_iter();
+    all.filter(|told| told.service == "web").collect()
+}
+
+#[test]
+fn a_client_of_the_proxy_meets_the_backend_of_the_kernel() {
+    let site = with_proxy(Forwarding::Tcp, |_, _| {});
+
+    for remembered in [None, Some((1, 5))] {
+        let by_kernel = asked(&site, remembered);
+        let told = asked_of_web(&site, remembered).remove(0);
+        assert_eq!(told.backend, by_kernel.backend);
+        assert_eq!(told.because, by_kernel.because);
+        assert_eq!((told.forwarding.as_str(), told.host), ("tcp", None));
+        assert_eq!(told.flows, [], "the kernel's are not the proxy's");
+    }
+}
+
+#[test]
+fn each_pool_that_a_host_leads_to_is_explained() {
+    let site = with_proxy(Forwarding::Http, |service, _| {
+        service.routes = vec![crate::config::model::Route {
+            host: "apps.example".to_owned(),
+            pool: "ras".to_owned(),
+        }];
+    });
+
+    let told = asked_of_web(&site, None);
+
+    let hosts: Vec<_> = told.iter().map(|told| told.host.as_deref()).collect();
+    assert_eq!(hosts, [None, Some("apps.example")]);
+}
+
+#[test]
+fn what_is_decided_later_says_by_what() {
+    let told = |key, algorithm, remembered| {
+        let site = with_proxy(Forwarding::Http, |service, pool| {
+            service.persistence.key = key;
+            service.persistence.cookie = (key == PersistenceKey::Cookie).then(|| "vipd".to_owned());
+            pool.algorithm = algorithm;
+        });
+        let told = asked_of_web(&site, remembered).remove(0);
+        (told.because, told.backend, told.why)
+    };
+
+    assert_eq!(
+        told(PersistenceKey::Cookie, Algorithm::SourceHash, None),
+        (
+            api::Because::Cookie,
+            None,
+            "the cookie vipd names the backend; without it the client's port decides, connection \
+             by connection"
+                .to_owned()
+        )
+    );
+    assert_eq!(
+        told(PersistenceKey::None, Algorithm::RoundRobin, None),
+        (
+            api::Because::RoundRobin,
+            None,
+            "persistence.key = \"none\": the backends take turns by their weights".to_owned()
+        )
+    );
+    let (because, backend, why) = told(PersistenceKey::SourceIp, Algorithm::LeastConnections, None);
+    assert_eq!((because, backend), (api::Because::LeastConnections, None));
+    assert!(why.ends_with("and it stays there"), "{why}");
+    let known = told(
+        PersistenceKey::SourceIp,
+        Algorithm::LeastConnections,
+        Some((1, 5)),
+    );
+    assert_eq!(
+        (known.0, known.1.as_deref()),
+        (api::Because::Affinity, Some("gw2"))
+    );
+}
+
+#[test]
+fn a_redirect_asks_nobody_and_may_refuse() {
+    let mut site = with_proxy(Forwarding::Redirect, |service, _| service.pool = None);
+    let told = asked_of_web(&site, None).remove(0);
+    assert_eq!((told.because, told.backend), (api::Because::Redirect, None));
+
+    let state = Arc::make_mut(&mut site.state);
+    say(state, api::Rule::Block, "10.9.0.0/16");
+
+    let told = asked_of_web(&site, None).remove(0);
+    assert_eq!(told.because, api::Because::Blocked);
 }
 
 #[test]

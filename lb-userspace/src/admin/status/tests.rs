@@ -232,6 +232,7 @@ fn backend(name: &str, id: u16, address: &str, flows: u32, clients: u32, traffic
         "full": false,
         "eligible": true,
         "flows": flows,
+        "connections": 0,
         "clients": clients,
         "unreachable": 0,
         "unreachable_per_s": 0.0,
@@ -270,6 +271,37 @@ fn a_missing_interface_and_an_unprobed_backend_are_not_ready() {
     assert_eq!(status.interfaces[0].mode, api::XdpMode::Detached);
     assert_eq!(status.backends[0].health, api::Health::Down);
     assert_eq!(status.backends[0].next_hop, None);
+}
+
+#[test]
+fn a_backend_with_connections_of_the_proxy_is_not_drained() {
+    let mut state = testing::running(testing::ras());
+    let name = testing::name("ras/gw1");
+    let author = crate::control::state::Author {
+        by: "root".to_owned(),
+        at: now(),
+        reason: None,
+    };
+    state.set_admin_state(&name, crate::config::model::AdminState::Drain, author);
+    state.on_connections([(0, 2)].into());
+    for _ in 0..2 {
+        testing::sweep(&mut state, |_| {});
+    }
+
+    let seen = backend_state(&state, &name).expect("there");
+    assert_eq!((seen.flows, seen.counted), (2, true));
+    assert!(!state.backends[&name].drained);
+    let mut shown = snapshot();
+    shown.state = Arc::new(state.clone());
+    let shown = status(&shown, &View::default(), Path::new("x"), now());
+    assert_eq!(
+        (shown.backends[0].flows, shown.backends[0].connections),
+        (2, 2)
+    );
+
+    state.on_connections([].into());
+    assert_eq!(backend_state(&state, &name).expect("there").flows, 0);
+    assert!(state.backends[&name].drained);
 }
 
 #[test]
