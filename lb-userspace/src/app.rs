@@ -40,7 +40,7 @@ use crate::{
     },
     dataplane::{Dataplane, attach::Mode, kernel::Kernel, kernel::Options, sweep::SharedSettings},
     net::interfaces::Interface,
-    proxy::{Proxy, Reopen},
+    proxy::{Ending, Proxy, Reopen},
     telemetry,
 };
 
@@ -102,8 +102,8 @@ async fn live(config: Config, file: &Path) -> anyhow::Result<()> {
     let proxy = Proxy::start(&handle, &pins, accused)?;
     let view = proxy.view();
     signals.reopen = Some(proxy.reopen());
-    let (stop_proxy, proxy_stops) = watch_channel(());
-    let proxying = tokio::spawn(proxy.run(proxy_stops));
+    let (end_proxy, proxy_ends) = watch_channel(Ending::No);
+    let mut proxying = tokio::spawn(proxy.run(proxy_ends));
     let mut watchers = watch::start(&handle, accusations).await?;
     let mut answers = JoinSet::new();
     answers.spawn(server.run(server::Context {
@@ -115,8 +115,15 @@ async fn live(config: Config, file: &Path) -> anyhow::Result<()> {
 
     let stop = signals.wait(&handle, file, &detach).await;
     watchers.shutdown().await;
-    drop(stop_proxy);
-    proxying.await.context("the proxy failed")?;
+    end_proxy.send_replace(Ending::Finish);
+    let proxied = tokio::select! {
+        proxied = &mut proxying => proxied,
+        () = signals.again() => {
+            end_proxy.send_replace(Ending::AtOnce);
+            proxying.await
+        }
+    };
+    proxied.context("the proxy failed")?;
     drop(sweeping);
     let _ = handle.tell(Event::Stop).await;
     let dataplane = control.await.context("control failed")?;
@@ -247,6 +254,14 @@ impl Signals {
             user: open(SignalKind::user_defined1())?,
             reopen: None,
         })
+    }
+
+    /// Waits until the daemon is told once more to stop.
+    async fn again(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 
     /// Waits for the reason to stop; meanwhile reloads on SIGHUP, and opens the access log anew on

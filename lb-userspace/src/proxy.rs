@@ -13,8 +13,10 @@
 
 mod access_log;
 mod choose;
+mod complaints;
 mod connection;
 mod counters;
+mod descriptors;
 mod failure;
 mod front;
 mod guests;
@@ -27,6 +29,7 @@ mod prefixed;
 mod proxy_protocol;
 mod redirect;
 mod sources;
+mod stopping;
 mod supervisor;
 mod tcp;
 mod tunnel;
@@ -35,7 +38,7 @@ mod view;
 mod worker;
 
 pub use self::{
-    supervisor::{Proxy, Reopen},
+    supervisor::{Ending, Proxy, Reopen},
     view::{FailureView, ServiceView, View},
 };
 

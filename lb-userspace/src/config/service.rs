@@ -20,6 +20,16 @@ const PERSISTENCE: std::ops::RangeInclusive<Duration> =
 const DEFAULT_PERSISTENCE: Duration = Duration::from_secs(30 * 60);
 const DEFAULT_COOKIE: &str = "vipd";
 
+/// What a transparent service needs of the network (ip-rule(8), and the kernel's
+/// Documentation/networking/tproxy.rst).
+const TRANSPARENT: &str = "needs routing that vipd does not set up: backends must send what is for \
+     clients through this machine (their default route, or one to the clients' networks), and this \
+     machine must take it for its own: nft add table inet vipd-transparent; nft add chain inet \
+     vipd-transparent replies '{ type filter hook prerouting priority mangle; }'; nft add rule inet \
+     vipd-transparent replies meta l4proto tcp socket transparent 1 meta mark set 0x76; ip rule add \
+     fwmark 0x76 lookup 118; ip route add local default dev lo table 118; and for IPv6 the same \
+     with ip -6; net.ipv4.conf.*.rp_filter must not be 1 on the backends' interface";
+
 use Forwarding::{Http, Monitor, Redirect, Snat, Tcp};
 
 /// The words of `forwarding`.
@@ -101,6 +111,16 @@ pub(super) fn read(keys: Keys<'_>, report: &Report) -> Option<Service> {
         keys.fault(
             "source_addresses",
             "has no meaning with transparent = true, which uses the client's own; remove one",
+        );
+    }
+    if transparent == Some(true) {
+        keys.warn("transparent", TRANSPARENT);
+    }
+    if forwarding == Some(Http) && proxy_protocol.send.is_some() {
+        keys.fault(
+            "proxy_protocol",
+            "send works with forwarding = \"tcp\" only, as requests of many clients share a \
+             connection; remove it: backends find the client in X-Forwarded-For",
         );
     }
     let timeouts = proxy::timeouts(keys.table("timeouts"));

@@ -60,13 +60,14 @@ pub(crate) struct Asker<'a> {
 pub(crate) fn choose(
     worker: &Worker,
     snapshot: &Snapshot,
-    front: &Front,
+    front: &Arc<Front>,
     place: usize,
     asker: Asker<'_>,
 ) -> Option<Chosen> {
+    let (front, place) = &front.today(place);
     let numbered = front.numbered.load();
-    let value = numbered.values.get(place)?.as_ref()?;
-    let pool = front.pools.get(place)?;
+    let value = numbered.values.get(*place)?.as_ref()?;
+    let pool = front.pools.get(*place)?;
     let good = |number: u16| {
         !asker.failed.contains(&number)
             && numbered

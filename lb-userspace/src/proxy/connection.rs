@@ -15,8 +15,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    failure::Failure, front::Front, guests, http, prefixed::Prefixed, proxy_protocol, redirect,
-    tcp, worker::Worker,
+    counters::Counters, failure::Failure, front::Front, guests, http, prefixed::Prefixed,
+    proxy_protocol, redirect, tcp, worker::Worker,
 };
 use crate::config::model::Forwarding;
 
@@ -29,11 +29,26 @@ pub(crate) async fn serve(
 ) {
     let counters = front.counters(worker.index);
     counters.connections.add(1);
-    counters.open.add(1);
+    let _open = Open::count(counters);
     if let Err(failure) = way(&worker, &front, stream, unmapped(peer)).await {
-        front.counters(worker.index).failures.add(failure);
+        counters.failures.add(failure);
     }
-    front.counters(worker.index).open.subtract(1);
+}
+
+/// A connection that is counted as open until this is dropped, however it ends.
+struct Open<'a>(&'a Counters);
+
+impl<'a> Open<'a> {
+    fn count(counters: &'a Counters) -> Self {
+        counters.open.add(1);
+        Self(counters)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.subtract(1);
+    }
 }
 
 async fn way(

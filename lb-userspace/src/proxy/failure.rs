@@ -78,6 +78,7 @@ failures! {
     ResponseCut = "response_cut", Backend, 0, "the backend's answer ended in the middle";
     ResponseStalled = "response_stalled", Backend, 0, "the backend's answer stood still for timeouts.body";
     BackendGone = "backend_gone", Backend, 0, "the connection's backend went out of service";
+    Stopping = "stopping", Us, 0, "vipd was stopped, and the connection had not ended when its time was over";
     TunnelIdle = "tunnel_idle", Client, 0, "nothing went either way for timeouts.tunnel";
 }
 

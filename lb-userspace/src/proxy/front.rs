@@ -4,12 +4,12 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use hyper::header::HeaderValue;
 use lb_common::service::Service as KernelService;
@@ -45,7 +45,13 @@ pub(crate) struct Front {
     pub(crate) counters: Arc<[Counters]>,
     /// What numbers stand for it in the maps.
     pub(crate) numbered: ArcSwap<Numbered>,
+    /// The same service as the last generation has it; `None`: it has been removed.
+    newest: Newest,
 }
+
+/// Shared by all generations of a service. The newest one holds itself by it until there is a newer
+/// one or the service is removed.
+type Newest = Arc<ArcSwapOption<Front>>;
 
 /// One pool of a service.
 #[derive(Debug)]
@@ -124,6 +130,23 @@ impl Front {
         place.map_or(0, |place| place + 1)
     }
 
+    /// Returns the service as it is now, and where the pool at `place` of this front is in it.
+    ///
+    /// Connections outlive reloads: what they go on with must be the backends of today. A number
+    /// that stood for a backend when the connection began may stand for another one.
+    pub(crate) fn today(self: &Arc<Self>, place: usize) -> (Arc<Self>, usize) {
+        match self.newest.load_full() {
+            None => (Arc::clone(self), place),
+            Some(newest) if Arc::ptr_eq(&newest, self) => (newest, place),
+            Some(newest) => {
+                let routes = &self.service.routes;
+                let route = place.checked_sub(1).and_then(|place| routes.get(place));
+                let place = route.map_or(0, |route| newest.route(&route.host));
+                (newest, place)
+            }
+        }
+    }
+
     /// Looks up the numbers of pools and backends again, if they may have changed.
     pub(crate) fn number(&self, state: &DesiredState) {
         let numbered = Numbered {
@@ -175,6 +198,9 @@ pub(crate) struct Fronts {
     upstreams: BTreeMap<(String, BackendName), Arc<Upstream>>,
     counters: BTreeMap<String, Arc<[Counters]>>,
     tls: BTreeMap<String, (model::Tls, Arc<ServerTls>)>,
+    newest: BTreeMap<String, Newest>,
+    /// Every front that some connection may have.
+    all: Vec<Weak<Front>>,
 }
 
 impl Fronts {
@@ -185,6 +211,8 @@ impl Fronts {
             upstreams: BTreeMap::new(),
             counters: BTreeMap::new(),
             tls: BTreeMap::new(),
+            newest: BTreeMap::new(),
+            all: Vec::new(),
         }
     }
 
@@ -202,6 +230,7 @@ impl Fronts {
         let mut upstreams = BTreeMap::new();
         let mut tls = BTreeMap::new();
         let mut counters = BTreeMap::new();
+        let mut newest = BTreeMap::new();
         for service in services {
             let server = match &service.tls {
                 None => None,
@@ -255,15 +284,44 @@ impl Fronts {
                 }),
                 counters: counted,
                 numbered: ArcSwap::default(),
+                newest: self
+                    .newest
+                    .get(&service.name)
+                    .map_or_else(Newest::default, Arc::clone),
                 service: Arc::clone(service),
             };
             front.number(state);
-            fronts.push(Arc::new(front));
+            let front = Arc::new(front);
+            front.newest.store(Some(Arc::clone(&front)));
+            newest.insert(service.name.clone(), Arc::clone(&front.newest));
+            self.all.push(Arc::downgrade(&front));
+            fronts.push(front);
         }
+        for (name, removed) in &self.newest {
+            if !newest.contains_key(name) {
+                removed.store(None);
+            }
+        }
+        self.newest = newest;
         self.upstreams = upstreams;
         self.tls = tls;
         self.counters = counters;
         fronts
+    }
+
+    /// Looks up the numbers of every front again by which choices are made: of today's, and of
+    /// removed services with connections.
+    pub(crate) fn number(&mut self, state: &DesiredState) {
+        self.all.retain(|front| front.strong_count() > 0);
+        for front in self.all.iter().filter_map(Weak::upgrade) {
+            let newest = front.newest.load();
+            if newest
+                .as_ref()
+                .is_none_or(|newest| Arc::ptr_eq(newest, &front))
+            {
+                front.number(state);
+            }
+        }
     }
 
     /// Looks at the files of certificates and authorities again; returns whether fronts must be

@@ -209,7 +209,7 @@ async fn drive<C: Connection>(conversation: &Conversation, mut connection: Pin<&
                 }
                 return;
             }
-            () = conversation.close.notified() => {
+            () = conversation.told_to_end(), if !finishing => {
                 connection.as_mut().finish();
                 timer.as_mut().reset(Instant::now() + FAREWELL);
                 finishing = true;
@@ -395,6 +395,14 @@ enum Unconnected {
 }
 
 impl Conversation {
+    /// Waits until the connection shall end after what is in flight.
+    async fn told_to_end(&self) {
+        tokio::select! {
+            () = self.close.notified() => {}
+            () = self.worker.stopping.finish.wait() => {}
+        }
+    }
+
     /// Returns this worker's counters of the service.
     pub(crate) fn counters(&self) -> &Counters {
         self.front.counters(self.worker.index)

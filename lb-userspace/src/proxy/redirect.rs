@@ -49,6 +49,7 @@ pub(crate) async fn serve(
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
     let timeouts = front.service.timeouts;
     let counted = (Rc::clone(&worker), Arc::clone(&front));
+    let mut finishing = false;
     let service = {
         let activity = Arc::clone(&activity);
         service_fn(move |request| {
@@ -69,6 +70,10 @@ pub(crate) async fn serve(
         tokio::select! {
             biased;
             _ = connection.as_mut() => return,
+            () = counted.0.stopping.finish.wait(), if !finishing => {
+                connection.as_mut().graceful_shutdown();
+                finishing = true;
+            }
             () = timer.as_mut() => match activity.verdict(&timeouts, false) {
                 Verdict::Until(moment) => timer.as_mut().reset(moment),
                 Verdict::Idle => {

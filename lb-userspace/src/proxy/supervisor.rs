@@ -19,6 +19,8 @@ use tokio::{
 
 use super::{
     access_log::AccessLog,
+    complaints::Complaints,
+    descriptors,
     front::{Front, Fronts},
     http::sign_on::Http1Only,
     listener,
@@ -39,6 +41,18 @@ const TICK: Duration = Duration::from_secs(1);
 const FILES: u32 = 5;
 /// An address that could not be listened on is tried again every so many ticks.
 const RETRY: u32 = 5;
+
+/// How far the end of the proxy has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// It is not in sight.
+    #[default]
+    No,
+    /// Nothing new is begun; what is in flight has a few seconds to end.
+    Finish,
+    /// Every connection ends now.
+    AtOnce,
+}
 
 /// The workers. They end, with their connections, when this is dropped.
 pub struct Proxy {
@@ -74,6 +88,9 @@ impl Proxy {
         let config = Arc::clone(&handle.snapshot().state.config);
         let access = AccessLog::open(&config.log.access)
             .with_context(|| format!("cannot write the access log ({:?})", config.log.access))?;
+        if let Err(error) = descriptors::raise() {
+            tracing::warn!("the limit of open files stays as it is: {error}");
+        }
         let workers = workers(&config);
         let shared = Shared {
             handle: handle.clone(),
@@ -81,6 +98,7 @@ impl Proxy {
             sources: Sources::default(),
             http1_only: Http1Only::default(),
             access: access.clone(),
+            complaints: Complaints::default(),
             accused,
         };
         let mut commands = Vec::new();
@@ -134,8 +152,9 @@ impl Proxy {
         Reopen(self.reopen.clone())
     }
 
-    /// Follows the configuration until `stop` is dropped; then the workers end.
-    pub async fn run(self, mut stop: watch::Receiver<()>) {
+    /// Follows the configuration until `ending` says otherwise, and returns when the workers have
+    /// ended.
+    pub async fn run(self, mut ending: watch::Receiver<Ending>) {
         let Self {
             mut supervisor,
             threads,
@@ -145,14 +164,24 @@ impl Proxy {
         let mut reopened = reopen.subscribe();
         tokio::select! {
             () = supervisor.follow(&mut reopened) => {}
-            _ = stop.wait_for(|()| false) => {}
+            _ = ending.wait_for(|ending| *ending != Ending::No) => {}
         }
-        // Workers end when nobody can tell them anything any more.
-        drop(supervisor);
-        let joined = tokio::task::spawn_blocking(move || {
+        supervisor.finish();
+        let mut joined = tokio::task::spawn_blocking(move || {
             threads.into_iter().all(|thread| thread.join().is_ok())
         });
-        if !matches!(joined.await, Ok(true)) {
+        let at_once = async {
+            let _ = ending.wait_for(|ending| *ending == Ending::AtOnce).await;
+        };
+        let joined = tokio::select! {
+            joined = &mut joined => joined,
+            () = at_once => {
+                // Workers end when nobody can tell them anything any more.
+                drop(supervisor);
+                joined.await
+            }
+        };
+        if !matches!(joined, Ok(true)) {
             tracing::error!("a worker of the proxy failed");
         }
     }
@@ -213,18 +242,21 @@ impl Supervisor {
     }
 
     fn look(&mut self, ticks: u32) {
-        if ticks.is_multiple_of(FILES) && self.fronts.refresh() {
-            self.reconcile();
-            return;
-        }
+        descriptors::look();
         let closed = self.slots.values().any(|slot| slot.closed.is_some());
-        if closed && ticks.is_multiple_of(RETRY) {
+        let changed = ticks.is_multiple_of(FILES) && self.fronts.refresh();
+        if changed || closed && ticks.is_multiple_of(RETRY) {
             self.reconcile();
-            return;
+        } else {
+            self.fronts.number(&self.handle.snapshot().state);
         }
-        let snapshot = self.handle.snapshot();
-        for slot in self.slots.values() {
-            slot.current.load().number(&snapshot.state);
+    }
+
+    /// Has the workers end.
+    fn finish(&self) {
+        for worker in &self.commands {
+            // One that has ended need not be told.
+            let _ = worker.send(Command::Finish);
         }
     }
 
@@ -250,6 +282,8 @@ impl Supervisor {
                 }
             }
         }
+        // Who asks for a reload wants the files as they are now.
+        self.fronts.refresh();
         let fronts = self.fronts.make(state);
         let mut closed: BTreeMap<String, String> = state
             .config

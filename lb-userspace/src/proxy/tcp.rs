@@ -77,7 +77,7 @@ pub(crate) async fn serve(
 
 async fn forward(
     worker: &Rc<Worker>,
-    front: &Front,
+    front: &Arc<Front>,
     stream: &mut Prefixed<TcpStream>,
     client: SocketAddr,
     begun: Instant,
@@ -101,9 +101,9 @@ async fn forward(
             .map_err(|_| Failure::ConnectTimeout)?
             .map_err(|_| Failure::BackendClosed)?;
     }
-    let gone = worker.bound.to(chosen.number);
+    let ends = worker.tunnel_ends(chosen.number);
     let idle = front.service.timeouts.tunnel;
-    let ended = tunnel::run(stream, &mut backend, idle, &gone).await;
+    let ended = tunnel::run(stream, &mut backend, idle, ends).await;
     record.bytes_in += ended.bytes_in;
     record.bytes_out += ended.bytes_out;
     ended.failure.map_or(Ok(()), Err)
@@ -144,7 +144,7 @@ async fn route(
 /// Connects to the client's backend, or where that fails to another one that is eligible.
 async fn connect(
     worker: &Worker,
-    front: &Front,
+    front: &Arc<Front>,
     place: usize,
     client: SocketAddr,
     record: &mut Record,

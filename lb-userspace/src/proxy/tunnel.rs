@@ -10,7 +10,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Notify,
     time::{Instant, sleep_until},
 };
 
@@ -31,12 +30,12 @@ pub(crate) struct Ended {
 }
 
 /// Copies between a client and a backend. An end in one direction is passed on, and the other goes
-/// on; `gone` ends the tunnel when its backend is out of service.
+/// on; the tunnel ends early for the reason that `ends` returns.
 pub(crate) async fn run<C, B>(
     client: &mut C,
     backend: &mut B,
     idle: Duration,
-    gone: &Notify,
+    ends: impl Future<Output = Failure>,
 ) -> Ended
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -61,13 +60,13 @@ where
                 _ => Poll::Pending,
             }
         }));
-        let mut told = pin!(gone.notified());
+        let mut ends = pin!(ends);
         let mut deadline = pin!(sleep_until(moved.get() + idle));
         loop {
             tokio::select! {
                 biased;
                 failure = &mut copying => break failure,
-                () = &mut told => break Some(Failure::BackendGone),
+                why = &mut ends => break Some(why),
                 () = &mut deadline => {
                     let until = moved.get() + idle;
                     if until <= Instant::now() {

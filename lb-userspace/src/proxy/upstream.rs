@@ -23,6 +23,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
+    descriptors,
     failure::Failure,
     front::{Front, Upstream},
     http::body::RequestBody,
@@ -318,6 +319,9 @@ fn socket(front: &Front, to: SocketAddr, client: IpAddr) -> io::Result<TcpSocket
         Type::STREAM.nonblocking().cloexec(),
         Some(Protocol::TCP),
     )?;
+    if descriptors::none_for_backends(socket.as_raw_fd()) {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
     let service = &front.service;
     let source = if service.transparent {
         (client.is_ipv4() == to.is_ipv4()).then_some(client)

@@ -1,7 +1,8 @@
 //! An event loop on a thread of its own. What it has, no other thread touches.
 
 use std::{
-    cell::RefCell, collections::HashMap, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration,
+    cell::RefCell, collections::HashMap, io, net::SocketAddr, os::fd::AsRawFd as _, rc::Rc,
+    sync::Arc, time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -10,19 +11,22 @@ use tokio::{
     net::TcpListener,
     sync::mpsc,
     task::{JoinHandle, LocalSet},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
 use super::{
     access_log::{AccessLog, Side},
     choose::{self, Turns},
-    connection,
+    complaints::{Complaints, Subject},
+    connection, descriptors,
+    failure::Failure,
     front::{Front, Upstream},
     guests::Guests,
     http::sign_on::Http1Only,
     live::{Bound, Live},
     loads::Loads,
     sources::Sources,
+    stopping::Stopping,
     upstream::{ConnectError, Idle},
 };
 use crate::{
@@ -36,6 +40,8 @@ pub(crate) enum Command {
     Listen(std::net::TcpListener, Arc<ArcSwap<Front>>),
     /// Accept no more on an address. Connections that are there stay.
     Close(SocketAddr),
+    /// Accept no more at all, and end when what is in flight has ended, or [`FAREWELL`] is over.
+    Finish,
 }
 
 /// What all workers share.
@@ -51,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) http1_only: Http1Only,
     /// The access log.
     pub(crate) access: AccessLog,
+    /// What the log has been told of late.
+    pub(crate) complaints: Complaints,
     /// Backends that refused a connection.
     pub(crate) accused: mpsc::Sender<BackendName>,
 }
@@ -72,6 +80,8 @@ pub(crate) struct Worker {
     pub(crate) turns: RefCell<Turns>,
     /// Connections to backends that wait for a request.
     pub(crate) idle: Rc<Idle>,
+    /// Its end.
+    pub(crate) stopping: Stopping,
 }
 
 impl std::ops::Deref for Worker {
@@ -85,21 +95,39 @@ impl std::ops::Deref for Worker {
 impl Worker {
     /// Says that a backend could not be reached: its probe shall look.
     pub(crate) fn accuse(&self, upstream: &Upstream, error: &ConnectError) {
-        tracing::debug!(
-            pool = upstream.backend.pool,
-            backend = upstream.backend.backend,
-            "no connection to {}: {}",
-            upstream.label,
-            error.detail
-        );
+        let (pool, backend) = (&upstream.backend.pool, &upstream.backend.backend);
+        let (label, address, detail) = (&upstream.label, upstream.address, &error.detail);
+        if self.complaints.is_due(Subject::Upstream(upstream.id)) {
+            tracing::warn!(
+                pool,
+                backend,
+                "no connection to {label} ({address}): {detail}"
+            );
+        } else {
+            tracing::debug!(
+                pool,
+                backend,
+                "no connection to {label} ({address}): {detail}"
+            );
+        }
         if error.failure.side() == Side::Backend {
             // A full queue has enough to look into.
             let _ = self.accused.try_send(upstream.backend.clone());
         }
     }
+
+    /// Waits until a tunnel must end, and returns why: its backend is out of service, or the worker
+    /// has no more time.
+    pub(crate) async fn tunnel_ends(&self, backend: u16) -> Failure {
+        let gone = self.bound.to(backend);
+        tokio::select! {
+            () = gone.notified() => Failure::BackendGone,
+            () = self.stopping.over.wait() => Failure::Stopping,
+        }
+    }
 }
 
-/// Runs a worker until its commands end.
+/// Runs a worker until it has finished, or its commands end.
 pub(crate) fn run(
     index: usize,
     shared: Shared,
@@ -118,6 +146,7 @@ pub(crate) fn run(
         bound: Bound::default(),
         turns: RefCell::default(),
         idle: Rc::default(),
+        stopping: Stopping::default(),
     });
     LocalSet::new().block_on(&runtime, work(worker, commands));
     Ok(())
@@ -150,6 +179,7 @@ async fn work(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>
                         listener.abort();
                     }
                 }
+                Some(Command::Finish) => return finish(&worker, &mut commands).await,
                 None => return,
             },
             _ = second.tick() => {
@@ -157,6 +187,34 @@ async fn work(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>
                 keep_house(&worker, seconds);
             }
         }
+    }
+}
+
+/// How long requests in flight may take when the daemon stops.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(5);
+/// How long connections may take to notice that this time is over.
+const LAST: Duration = Duration::from_millis(500);
+/// How often a worker that ends looks whether all have gone.
+const GONE: Duration = Duration::from_millis(10);
+
+/// Lets what is in flight end; connections that do not are told, and their worker ends all the same.
+/// The end of the commands ends it at once.
+async fn finish(worker: &Rc<Worker>, commands: &mut mpsc::UnboundedReceiver<Command>) {
+    worker.stopping.finish.come();
+    let told_again = async { while commands.recv().await.is_some() {} };
+    tokio::select! {
+        () = all_gone(worker) => {}
+        () = sleep(FAREWELL) => {}
+        () = told_again => {}
+    }
+    worker.stopping.over.come();
+    let _ = timeout(LAST, all_gone(worker)).await;
+}
+
+/// Waits until nobody else has the worker: every connection and every listener does.
+async fn all_gone(worker: &Rc<Worker>) {
+    while Rc::strong_count(worker) > 1 {
+        sleep(GONE).await;
     }
 }
 
@@ -178,11 +236,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 async fn accept(worker: Rc<Worker>, listener: TcpListener, current: Arc<ArcSwap<Front>>) {
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            // Who has connected before the end is served.
+            biased;
+            accepted = listener.accept() => accepted,
+            () = worker.stopping.finish.wait() => return,
+        };
+        match accepted {
             Ok((stream, peer)) => {
+                let is_last = descriptors::last_for_clients(stream.as_raw_fd());
                 let front = current.load_full();
-                let worker = Rc::clone(&worker);
-                tokio::task::spawn_local(connection::serve(worker, front, stream, peer));
+                let serving = connection::serve(Rc::clone(&worker), front, stream, peer);
+                tokio::task::spawn_local(serving);
+                if is_last {
+                    await_descriptors(&worker, &listener).await;
+                }
             }
             // Of the connection that would have been: the next may be there.
             Err(error)
@@ -191,9 +259,27 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, current: Arc<ArcSwap<
                     io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
                 ) => {}
             Err(error) => {
-                tracing::debug!("a connection cannot be accepted: {error}");
+                if worker.complaints.is_due(Subject::Accept) {
+                    tracing::error!("connections cannot be accepted, and wait: {error}");
+                }
+                if worker.stopping.finish.has_come() {
+                    return;
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Waits until descriptors are free. Clients wait in the listener's queue meanwhile.
+async fn await_descriptors(worker: &Worker, listener: &TcpListener) {
+    if worker.complaints.is_due(Subject::Accept) {
+        tracing::error!(
+            "connections wait to be accepted: the limit of open files is reached; raise it, such \
+             as by LimitNOFILE= in the unit of vipd"
+        );
+    }
+    while !descriptors::enough_for_clients(listener) && !worker.stopping.finish.has_come() {
+        sleep(ACCEPT_PAUSE).await;
     }
 }

@@ -194,7 +194,11 @@ impl Drop for Exchange {
             gate.cancel();
         }
         if !self.over.get() {
-            self.failure = self.failure.or(Some(Failure::ClientClosed));
+            let why = match self.conversation.worker.stopping.over.has_come() {
+                true => Failure::Stopping,
+                false => Failure::ClientClosed,
+            };
+            self.failure = self.failure.or(Some(why));
         }
         let conversation = Rc::clone(&self.conversation);
         let counters = conversation.counters();

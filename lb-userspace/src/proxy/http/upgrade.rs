@@ -32,10 +32,10 @@ pub(crate) async fn run(conversation: Rc<Conversation>, mut exchange: Box<Exchan
     let Some(number) = exchange.lease.as_ref().map(|lease| lease.number) else {
         return;
     };
-    let gone = conversation.worker.bound.to(number);
+    let ends = conversation.worker.tunnel_ends(number);
     let mut client = TokioIo::new(client);
     let mut backend = TokioIo::new(backend);
-    let ended = tunnel::run(&mut client, &mut backend, timeouts.tunnel, &gone).await;
+    let ended = tunnel::run(&mut client, &mut backend, timeouts.tunnel, ends).await;
     exchange.tunnelled(ended.bytes_in, ended.bytes_out);
     // The connection was the tunnel's: it is used no more.
     exchange.lease = None;
