@@ -42,9 +42,13 @@ pub mod kerberos;
 #[cfg(feature = "web")]
 pub mod origin;
 #[cfg(feature = "web")]
+pub mod proxied;
+#[cfg(feature = "web")]
 pub mod raw;
 #[cfg(feature = "web")]
 pub mod stream;
+#[cfg(feature = "web")]
+pub mod tcp_server;
 #[cfg(feature = "web")]
 pub mod web_site;
 #[cfg(feature = "web")]

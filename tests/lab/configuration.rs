@@ -26,6 +26,7 @@ pub const SIX_HOURS: &str = r#"persistence = { key = "source-ip", timeout = "6h"
 #[derive(Clone, Debug, Default)]
 pub struct Configuration {
     node: Vec<String>,
+    log: Vec<String>,
     body: String,
 }
 
@@ -56,6 +57,13 @@ impl Configuration {
     #[must_use]
     pub fn node(mut self, line: &str) -> Self {
         self.node.push(line.to_owned());
+        self
+    }
+
+    /// Adds a line to `[log]`.
+    #[must_use]
+    pub fn log(mut self, line: &str) -> Self {
+        self.log.push(line.to_owned());
         self
     }
 
@@ -103,8 +111,9 @@ impl Configuration {
         let directory = directory.display();
         format!(
             "[node]\n{}\n\n[admin]\nsocket = \"{directory}/vipd.sock\"\n\n[state]\n\
-             directory = \"{directory}/state\"\n\n[log]\nlevel = \"debug\"\n\n{}",
+             directory = \"{directory}/state\"\n\n[log]\nlevel = \"debug\"\n{}\n\n{}",
             node.join("\n"),
+            self.log.join("\n"),
             self.body
         )
     }

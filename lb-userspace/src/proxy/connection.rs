@@ -15,8 +15,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    counters::Counters, failure::Failure, front::Front, guests, http, prefixed::Prefixed,
-    proxy_protocol, redirect, tcp, worker::Worker,
+    counters::Counters, descriptors::Expected, failure::Failure, front::Front, guests, http,
+    prefixed::Prefixed, proxy_protocol, redirect, tcp, worker::Worker,
 };
 use crate::config::model::Forwarding;
 
@@ -26,11 +26,12 @@ pub(crate) async fn serve(
     front: Arc<Front>,
     stream: TcpStream,
     peer: SocketAddr,
+    expected: Expected,
 ) {
     let counters = front.counters(worker.index);
     counters.connections.add(1);
     let _open = Open::count(counters);
-    if let Err(failure) = way(&worker, &front, stream, unmapped(peer)).await {
+    if let Err(failure) = way(&worker, &front, stream, unmapped(peer), expected).await {
         counters.failures.add(failure);
     }
 }
@@ -56,6 +57,7 @@ async fn way(
     front: &Arc<Front>,
     mut stream: TcpStream,
     peer: SocketAddr,
+    expected: Expected,
 ) -> Result<(), Failure> {
     let service = &front.service;
     let limits = &service.limits;
@@ -87,17 +89,19 @@ async fn way(
     };
     let stream = Prefixed::new(surplus, stream).of(guest);
     match service.forwarding {
-        Forwarding::Tcp => match tcp::serve(worker, front, stream, client).await {
+        Forwarding::Tcp => match tcp::serve(worker, front, stream, client, expected).await {
             // That has been counted.
             Err(_) if fate.is_refused() => Ok(()),
             served => served,
         },
         Forwarding::Redirect => {
+            drop(expected);
             redirect::serve(Rc::clone(worker), Arc::clone(front), stream, client).await;
             Ok(())
         }
         Forwarding::Http => {
             let (opened, stream) = secure(worker, front, stream, client).await?;
+            drop(expected);
             http::serve(Rc::clone(worker), Arc::clone(front), opened, stream).await;
             Ok(())
         }

@@ -18,6 +18,27 @@ const RESERVE_PART: i32 = 8;
 /// The limit as it was last looked at.
 static LIMIT: AtomicI32 = AtomicI32::new(i32::MAX);
 
+/// Connections of clients that will need another descriptor soon, for one to their backend.
+static EXPECTED: AtomicI32 = AtomicI32::new(0);
+
+/// A descriptor that will be needed, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Expected(());
+
+impl Expected {
+    /// Expects one more.
+    pub(crate) fn one() -> Self {
+        EXPECTED.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        EXPECTED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Raises the limit of this process as far as it may itself (getrlimit(2)): what a shell or systemd
 /// gives is 1024, for the sake of programs that use select(2).
 ///
@@ -42,7 +63,7 @@ pub(crate) fn look() {
 
 /// Returns whether a client's connection of this number is the last one for now.
 pub(crate) fn last_for_clients(descriptor: RawFd) -> bool {
-    descriptor >= bound(2)
+    descriptor.saturating_add(EXPECTED.load(Ordering::Relaxed)) >= bound(2)
 }
 
 /// Returns whether a connection to a backend must not have this number. Clients that have been

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::{
-    Request, Response, StatusCode, Version,
+    Method, Request, Response, StatusCode, Version,
     body::Incoming,
     header::{CONNECTION, HOST, HeaderValue, LOCATION},
     http::uri::Authority,
@@ -63,6 +63,8 @@ pub(crate) async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .max_header_size(HEAD)
+        // Scripts end their direction after the request; the answer is there at once.
+        .half_close(true)
         .serve_connection(io, service);
     let mut connection = pin!(connection);
     let mut timer = pin!(sleep_until(Instant::now() + timeouts.header));
@@ -161,9 +163,12 @@ fn answer(
 ///
 /// # Errors
 ///
-/// [`Failure::BadRequest`] without one good host, [`Failure::Misdirected`] for a host that is not
+/// [`Failure::BadRequest`] without one good host and for CONNECT, [`Failure::Misdirected`] for a host that is not
 /// among those which the configuration lists.
 fn location(front: &Front, request: &Request<Incoming>) -> Result<HeaderValue, Failure> {
+    if request.method() == Method::CONNECT {
+        return Err(Failure::BadRequest);
+    }
     let hosts = &front.service.redirect.hosts;
     let mut named = request.headers().get_all(HOST).iter();
     let authority = match (named.next(), named.next()) {

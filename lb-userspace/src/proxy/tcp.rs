@@ -12,6 +12,7 @@ use tokio::{
 use super::{
     access_log::{Kind, Record},
     choose::{self, Asker, Chosen},
+    descriptors::Expected,
     failure::Failure,
     front::Front,
     hello::{self, Hello},
@@ -34,6 +35,7 @@ pub(crate) async fn serve(
     front: &Arc<Front>,
     mut stream: Prefixed<TcpStream>,
     client: SocketAddr,
+    expected: Expected,
 ) -> Result<(), Failure> {
     let begun = Instant::now();
     let mut record = Record {
@@ -61,7 +63,16 @@ pub(crate) async fn serve(
         tls_version: None,
         sni: None,
     };
-    let served = forward(worker, front, &mut stream, client, begun, &mut record).await;
+    let served = forward(
+        worker,
+        front,
+        &mut stream,
+        client,
+        begun,
+        expected,
+        &mut record,
+    )
+    .await;
     let counters = front.counters(worker.index);
     counters.bytes_in.add(record.bytes_in);
     counters.bytes_out.add(record.bytes_out);
@@ -81,10 +92,12 @@ async fn forward(
     stream: &mut Prefixed<TcpStream>,
     client: SocketAddr,
     begun: Instant,
+    expected: Expected,
     record: &mut Record,
 ) -> Result<(), Failure> {
     let (place, hello) = route(front, stream, record).await?;
     let (chosen, mut backend, _load) = connect(worker, front, place, client, record).await?;
+    drop(expected);
     record.wait = Some(begun.elapsed());
     front.counters(worker.index).connects.add(1);
     let _live = remember(worker, &chosen);

@@ -18,7 +18,8 @@ use super::{
     access_log::{AccessLog, Side},
     choose::{self, Turns},
     complaints::{Complaints, Subject},
-    connection, descriptors,
+    connection,
+    descriptors::{self, Expected},
     failure::Failure,
     front::{Front, Upstream},
     guests::Guests,
@@ -244,9 +245,10 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, current: Arc<ArcSwap<
         };
         match accepted {
             Ok((stream, peer)) => {
+                let expected = Expected::one();
                 let is_last = descriptors::last_for_clients(stream.as_raw_fd());
                 let front = current.load_full();
-                let serving = connection::serve(Rc::clone(&worker), front, stream, peer);
+                let serving = connection::serve(Rc::clone(&worker), front, stream, peer, expected);
                 tokio::task::spawn_local(serving);
                 if is_last {
                     await_descriptors(&worker, &listener).await;
