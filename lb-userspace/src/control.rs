@@ -607,6 +607,10 @@ impl Control {
         if self.uncertain {
             let _ = self.carry_out();
         }
+        let now = Instant::now();
+        if self.state.is_to_warm_up(now) {
+            self.change(|state| state.warm_up(now));
+        }
         self.read_counters();
         self.publish();
     }

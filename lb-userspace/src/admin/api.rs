@@ -227,6 +227,9 @@ pub struct Backend {
     pub admin_change: Option<AdminChange>,
     /// Share of new clients relative to the others.
     pub weight: u16,
+    /// Percent of its weight that it has while it starts slowly; missing otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starting_percent: Option<u8>,
     /// It serves only while no other backend of the pool is eligible.
     pub backup: bool,
     /// Its next hop is known and lies behind an interface of the data path.

@@ -260,6 +260,10 @@ fn backend(snapshot: &Snapshot, pool: &Pool, backend: &Backend) -> api::Backend 
         admin_state: state.admin_state(pool, backend),
         admin_change: change,
         weight: state.weight(pool, backend),
+        starting_percent: known
+            .filter(|_| !pool.slow_start.is_zero())
+            .map(|known| known.warmth.percent())
+            .filter(|&percent| percent < 100),
         backup: backend.backup,
         reachable: way.is_ok() || !in_xdp,
         reachable_reason: match &way {

@@ -360,7 +360,10 @@ fn backends(backends: &[Backend], paint: Paint) -> Option<Table> {
             },
             health(backend, paint),
             admin_state(backend, paint),
-            backend.weight.to_string(),
+            match backend.starting_percent {
+                Some(percent) => format!("{percent}% of {}", backend.weight),
+                None => backend.weight.to_string(),
+            },
             // Those in the kernel stand apart from those of the proxy.
             backend
                 .flows

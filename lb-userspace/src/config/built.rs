@@ -72,11 +72,5 @@ pub(super) fn pool_faults<'a>(
             "algorithm = \"{algorithm}\" is not built yet for \"snat\"; write \"source-hash\""
         ));
     }
-    if !pool.slow_start.is_zero() {
-        let slow_start = super::duration::format(pool.slow_start);
-        fault(format!(
-            "slow_start = \"{slow_start}\" is not built yet; remove it"
-        ));
-    }
     faults
 }

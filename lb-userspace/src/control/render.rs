@@ -240,7 +240,7 @@ fn candidates(state: &DesiredState, pool: &Pool, members: &Members<'_>) -> Vec<C
         .map(|(id, backend, _)| Candidate {
             seed: hash::bytes(backend.name.as_bytes()),
             backend: u32::from(id),
-            weight: state.weight(pool, backend),
+            weight: state.effective_weight(pool, backend),
         })
         .collect()
 }

@@ -5,13 +5,14 @@
 //!
 //! The submodules: `start` (from a configuration and what a former daemon left), `transitions`
 //! (what the events do), `clients` (whom services take), `reload` (a changed configuration),
-//! `settle` (numbers), `way` (how backends are reached).
+//! `settle` (numbers), `warmth` (backends that start slowly), `way` (how backends are reached).
 
 mod clients;
 mod reload;
 mod settle;
 mod start;
 mod transitions;
+mod warmth;
 mod way;
 
 use std::{
@@ -22,6 +23,7 @@ use std::{
 };
 
 use lb_common::{endpoint::EndpointKey, settings::Settings};
+use tokio::time::Instant;
 
 use super::{
     event::{BackendName, Health, Link, NextHop},
@@ -38,6 +40,7 @@ pub use self::{
     clients::{ClientRanges, ClientsError, ClientsWish, Refuser},
     reload::Refusal,
     transitions::{Author, TargetError},
+    warmth::Warmth,
     way::Way,
 };
 
@@ -70,6 +73,8 @@ pub struct DesiredState {
     pub sweep: SweepReport,
     /// Connections and requests of the proxy, by backend number.
     pub connections: BTreeMap<u16, u32>,
+    /// When a backend that starts slowly last got more of its weight.
+    pub warmed: Option<Instant>,
     /// Last set of the program's flow cache that is in use.
     pub cache_mask: u32,
     /// How full the tables are by that.
@@ -159,6 +164,8 @@ pub struct BackendState {
     pub service_checks: BTreeMap<String, CheckState>,
     /// It has as many flows as it may.
     pub full: bool,
+    /// How much of its weight it has, for pools with `slow_start`.
+    pub warmth: Warmth,
     /// The host's addresses that it was last reached from; used where none is configured.
     pub sources: Vec<IpAddr>,
     /// The way that a former daemon found; it holds until this one has looked.
@@ -204,6 +211,7 @@ impl BackendState {
             check: CheckState::unprobed(Health::Down, "not probed yet"),
             service_checks: BTreeMap::new(),
             full: false,
+            warmth: Warmth::Cold,
             sources: Vec::new(),
             inherited: None,
             changed_in_pass: None,

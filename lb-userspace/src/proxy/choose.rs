@@ -160,7 +160,9 @@ fn spread(
         });
         upstream.map_or(1, |upstream| {
             let pool = snapshot.state.pool(&pool.name);
-            let weight = pool.map_or(0, |pool| snapshot.state.weight(pool, &upstream.configured));
+            let weight = pool.map_or(0, |pool| {
+                snapshot.state.effective_weight(pool, &upstream.configured)
+            });
             u64::from(weight.max(1))
         })
     };

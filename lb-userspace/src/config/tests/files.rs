@@ -137,7 +137,7 @@ fn what_is_not_built_is_reported_with_all_other_faults_at_once() {
     let path = directory.path().join("vipd.toml");
     let text = PLAIN
         .replace("port = 80\n", "port = 0\n")
-        .replace("[[pool]]\n", "[[pool]]\nslow_start = \"30s\"\n");
+        .replace("[[pool]]\n", "[[pool]]\nalgorithm = \"round-robin\"\n");
     fs::write(&path, text).expect("written");
 
     let error = load_runnable(&path).expect_err("faults of both stages");
@@ -146,7 +146,7 @@ fn what_is_not_built_is_reported_with_all_other_faults_at_once() {
     assert!(
         shown
             .iter()
-            .any(|fault| fault.contains("slow_start = \"30s\" is not built yet")),
+            .any(|fault| fault.contains("algorithm = \"round-robin\" is not built yet")),
         "{error}"
     );
     assert!(

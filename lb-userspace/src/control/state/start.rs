@@ -12,7 +12,7 @@ use lb_common::{
 
 use super::{
     BackendIdentity, BackendState, CheckState, DesiredState, Health, NumberSet, Refusal,
-    ServiceIdentity, clients::client_ranges, reload, transitions::cache_mask,
+    ServiceIdentity, clients::client_ranges, reload, transitions::cache_mask, warmth::Warmth,
 };
 use crate::{
     config::model::Config,
@@ -79,6 +79,7 @@ impl DesiredState {
             client_ranges: Arc::new(client_ranges),
             sweep: SweepReport::default(),
             connections: BTreeMap::new(),
+            warmed: None,
             fills: Fills::default(),
         };
         state.add_backends(Some(image));
@@ -156,6 +157,7 @@ fn inherited(
     BackendState {
         check: CheckState::unprobed(health, INHERITED),
         full: kernel.full != 0,
+        warmth: Warmth::Unknown,
         sources,
         inherited: Some(*kernel),
         ..BackendState::unknown()

@@ -30,8 +30,7 @@ fn what_xdp_cannot_do_yet_is_refused_by_name() {
             "algorithm = \"round-robin\"\nslow_start = \"30s\"\nbackends"
         ),
         [
-            "pool[0] \"web\": algorithm = \"round-robin\" is not built yet for \"snat\"; write \"source-hash\"",
-            "pool[0] \"web\": slow_start = \"30s\" is not built yet; remove it",
+            "pool[0] \"web\": algorithm = \"round-robin\" is not built yet for \"snat\"; write \"source-hash\""
         ]
     );
     assert_eq!(refused("\"snat\"", "\"monitor\""), [""; 0]);
