@@ -8,6 +8,7 @@ use std::{
 use lb_tests::lab::{
     Daemon, Family, Gateways, Lab, Load, UdpClient,
     eventually::{always, eventually, holds_within},
+    web_site::{PORTAL, SERVICE, WebSite, url},
 };
 
 const BOUND: Duration = Duration::from_secs(5);
@@ -133,6 +134,34 @@ fn a_block_in_a_reloaded_configuration_ends_flows_too() {
     await_answer(&running);
 
     load.finish().assert_nothing_lost();
+}
+
+#[test]
+fn a_blocked_client_of_the_proxy_loses_its_connections_and_others_do_not() {
+    let lab = Lab::one_arm().clients(2).build();
+    let site = WebSite::start(&lab);
+    let daemon = Daemon::start(&lab, &site.configuration(&lab));
+    let (bad, other) = (lab.client(1), lab.client(2));
+    let mut idle = site.raw(bad);
+    let mut others = site.raw(other);
+    for client in [&mut idle, &mut others] {
+        let answer = client.get(PORTAL, "/x", "").expect("an answer");
+        assert_eq!(answer.status, 200);
+    }
+    let code = |host| site.curl(&lab, host).get(&url("/x")).run()[0].exit_code;
+
+    let prefix = bad.v4().to_string();
+    daemon.cli(&["block", &prefix, "--service", SERVICE]).ok();
+
+    idle.await_end(CUT_OFF).expect("the connection ends");
+    assert_ne!(code(bad), 0, "a new connection is refused");
+    let answer = others.get(PORTAL, "/y", "").expect("an answer");
+    assert_eq!((answer.status, code(other)), (200, 0));
+    let status = daemon.cli(&["status"]).ok();
+    assert!(status.contains("refused"), "{status}");
+
+    daemon.cli(&["forget", &prefix, "--service", SERVICE]).ok();
+    eventually(BOUND, "the client may come again", || code(bad) == 0);
 }
 
 #[test]
