@@ -61,14 +61,13 @@ fn every_fault_of_a_configuration_is_listed_and_nothing_is_started() {
 #[test]
 fn forwarding_that_is_not_built_yet_is_refused_by_name() {
     let lab = Lab::one_arm().build();
-    let file = lab.directory().join("tcp.toml");
+    let file = lab.directory().join("snat.toml");
     let text = FAULTY
         .replace("snat_ports = \"32767-20000\"", "")
         .replace("adress", "address")
         .replace("\"htps\", interval = \"soon\"", "\"connect\"")
         .replace("ras-gatewys", "ras-gateways")
-        .replace("protocol = \"udp\"", "protocol = \"tcp\"")
-        .replace("forwarding = \"snat\"", "forwarding = \"tcp\"");
+        .replace("protocol = \"udp\"", "protocol = \"tcp\"");
     fs::write(&file, text).expect("the site's directory takes files");
 
     let outcome = vipd(
@@ -78,11 +77,7 @@ fn forwarding_that_is_not_built_yet_is_refused_by_name() {
 
     assert_eq!(outcome.code, Some(2), "{}", outcome.text());
     assert!(outcome.stderr.contains("RAS-SG-UDP"), "{}", outcome.stderr);
-    assert!(
-        outcome.stderr.contains("forwarding = \"tcp\""),
-        "{}",
-        outcome.stderr
-    );
+    assert!(outcome.stderr.contains("use \"tcp\""), "{}", outcome.stderr);
 }
 
 #[test]
