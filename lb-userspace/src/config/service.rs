@@ -20,15 +20,17 @@ const PERSISTENCE: std::ops::RangeInclusive<Duration> =
 const DEFAULT_PERSISTENCE: Duration = Duration::from_secs(30 * 60);
 const DEFAULT_COOKIE: &str = "vipd";
 
-/// What a transparent service needs of the network (ip-rule(8), and the kernel's
-/// Documentation/networking/tproxy.rst).
-const TRANSPARENT: &str = "needs routing that vipd does not set up: backends must send what is for \
-     clients through this machine (their default route, or one to the clients' networks), and this \
-     machine must take it for its own: nft add table inet vipd-transparent; nft add chain inet \
-     vipd-transparent replies '{ type filter hook prerouting priority mangle; }'; nft add rule inet \
-     vipd-transparent replies meta l4proto tcp socket transparent 1 meta mark set 0x76; ip rule add \
-     fwmark 0x76 lookup 118; ip route add local default dev lo table 118; and for IPv6 the same \
-     with ip -6; net.ipv4.conf.*.rp_filter must not be 1 on the backends' interface";
+/// What a transparent service needs of the network: the kernel's networking/tproxy.rst, without its
+/// rule for new connections. "socket transparent" is what tells replies from what is only routed.
+const TRANSPARENT: &str = "needs routes that vipd does not set: what backends send to clients must \
+     come through this machine, so make it the gateway of their default route; and this machine \
+     must take it for its own, so run: \
+     nft add table inet vipd && \
+     nft 'add chain inet vipd replies { type filter hook prerouting priority mangle; }' && \
+     nft add rule inet vipd replies meta l4proto tcp socket transparent 1 meta mark set 118 && \
+     ip rule add fwmark 118 lookup 118 && ip route add local default dev lo table 118 && \
+     ip -6 rule add fwmark 118 lookup 118 && ip -6 route add local default dev lo table 118; \
+     the same must happen at each start of the machine";
 
 use Forwarding::{Http, Monitor, Redirect, Snat, Tcp};
 

@@ -338,7 +338,12 @@ fn socket(front: &Front, to: SocketAddr, client: IpAddr) -> io::Result<TcpSocket
                 socket.set_ip_transparent_v6(true)?;
             }
         }
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket
+            .bind(&SocketAddr::new(source, 0).into())
+            .map_err(|error| {
+                let what = format!("it cannot leave from {source}: {error}");
+                io::Error::new(error.kind(), what)
+            })?;
     }
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
