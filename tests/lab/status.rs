@@ -287,6 +287,27 @@ impl<'a> Service<'a> {
         packets(self.0)
     }
 
+    /// Returns what the proxy counts under `key`, such as `requests`, `retries` or `connections_open`.
+    #[must_use]
+    #[track_caller]
+    pub fn proxy(self, key: &str) -> u64 {
+        number(&self.0["proxy"][key])
+    }
+
+    /// Returns how often the proxy has failed for `reason`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such reason.
+    #[must_use]
+    #[track_caller]
+    pub fn failures(self, reason: &str) -> u64 {
+        let failures = list(&self.0["proxy"]["failures"]);
+        let found = failures.iter().find(|failure| failure["reason"] == reason);
+        let found = found.unwrap_or_else(|| panic!("nothing fails for {reason}: {}", self.0));
+        number(&found["count"])
+    }
+
     /// Returns how many clients were served and not remembered because the affinity table was full.
     #[must_use]
     pub fn affinity_full(self) -> u64 {

@@ -132,11 +132,12 @@ impl Connection<'_> {
                 _ => exchange.expects_continue = false,
             }
             let answered = self.answer(&mut exchange, &response);
-            if answered.is_ok() && response.end.is_none() {
-                self.drain(&mut exchange)?;
-            }
+            let drained = match (&answered, response.end) {
+                (Ok(_), None) => self.drain(&mut exchange),
+                _ => Ok(()),
+            };
             self.log(exchange.record);
-            return answered;
+            return drained.and(answered);
         }
         let drained = self.drain(&mut exchange);
         // Before the answer: a test may look while the answer waits at a gate.
