@@ -28,7 +28,8 @@ use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
     body::{Body as _, Incoming},
     header::{
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, STRICT_TRANSPORT_SECURITY,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderValue,
+        STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, UPGRADE,
     },
     http::request::Parts,
     service::service_fn,
@@ -74,6 +75,8 @@ pub(crate) struct Conversation {
     bound: RefCell<Option<Lease>>,
     /// The connection shall end: what it was bound to has ended.
     close: Rc<Notify>,
+    /// Why it is ended under its requests.
+    late: Cell<Option<Failure>>,
     /// Some backend connection was bound to it, so that none of a pool will do any more.
     signed_on: Cell<bool>,
 }
@@ -127,6 +130,7 @@ where
         live: RefCell::default(),
         bound: RefCell::default(),
         close: Rc::default(),
+        late: Cell::new(None),
         signed_on: Cell::new(false),
     });
     let service = {
@@ -206,6 +210,10 @@ async fn drive<C: Connection>(conversation: &Conversation, mut connection: Pin<&
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
                     tracing::debug!(client = %conversation.client, "a connection ended: {error}");
+                    // The engine has answered, and nobody else has seen the request.
+                    if error.is_parse() {
+                        conversation.counters().failures.add(Failure::BadRequest);
+                    }
                 }
                 return;
             }
@@ -223,7 +231,11 @@ async fn drive<C: Connection>(conversation: &Conversation, mut connection: Pin<&
                     finishing = true;
                 }
                 Verdict::Late(failure) => {
-                    conversation.counters().failures.add(failure);
+                    // Requests that are under way end with it, and each of them counts it.
+                    conversation.late.set(Some(failure));
+                    if !conversation.activity.is_busy() {
+                        conversation.counters().failures.add(failure);
+                    }
                     return;
                 }
             },
@@ -337,8 +349,11 @@ async fn way(
         trusted: &front.service.trusted_proxies,
         host: asked.host_header.as_ref(),
     };
+    if !body.is_end_stream() || parts.version != Version::HTTP_11 {
+        // A tunnel begins where the request ends, and only there (RFC 9110 section 7.8).
+        parts.headers.remove(UPGRADE);
+    }
     let upgrade = headers::prepare_request(&mut parts.headers, &origin)?;
-    let upgrade = upgrade.filter(|_| body.is_end_stream() && parts.version == Version::HTTP_11);
     let on_client = upgrade
         .is_some()
         .then(|| parts.extensions.remove::<hyper::upgrade::OnUpgrade>())
@@ -408,6 +423,11 @@ impl Conversation {
         self.front.counters(self.worker.index)
     }
 
+    /// Returns why the connection is ended under its requests; `None`: its client has done so.
+    pub(crate) fn late(&self) -> Option<Failure> {
+        self.late.get()
+    }
+
     /// Returns how long the TLS handshake took, for the first request that asks.
     pub(crate) fn first_handshake(&self) -> Option<Duration> {
         self.handshake.take()
@@ -474,8 +494,9 @@ impl Conversation {
         let worker = &self.worker;
         let load = worker.loads.take(chosen.number);
         let source = self.front.service.transparent.then_some(self.client.ip());
-        let waiting = match signs_on || self.signed_on.get() {
-            // Nobody has signed on over a connection that nobody has used.
+        let waiting = match signs_on || self.signed_on.get() || exchange.retries > 0 {
+            // Nobody has signed on over a connection that nobody has used, and none that waits is
+            // better than the one that has just been found dead.
             true => Err(load),
             false => worker
                 .idle
@@ -572,6 +593,7 @@ impl Conversation {
 struct Outgoing {
     method: Method,
     uri: Uri,
+    version: Version,
     headers: HeaderMap,
     body: Option<RequestBody>,
     /// It asks for nothing to be done, and has nothing that could have been taken.
@@ -580,7 +602,13 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn new(parts: Parts, body: RequestBody, signs_on: bool) -> Self {
+    fn new(mut parts: Parts, body: RequestBody, signs_on: bool) -> Self {
+        if matches!(body, RequestBody::Streaming(_)) && !parts.headers.contains_key(CONTENT_LENGTH)
+        {
+            // Unless it is told, the engine takes GET for a request without a body.
+            let chunked = HeaderValue::from_static("chunked");
+            parts.headers.insert(TRANSFER_ENCODING, chunked);
+        }
         let target = parts.uri.path_and_query().cloned();
         let replayable = matches!(body, RequestBody::Empty)
             && !signs_on
@@ -589,7 +617,13 @@ impl Outgoing {
                 Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
             );
         let expects = parts.headers.contains_key(EXPECT);
+        // HTTP/1.1 knows no request without a host (RFC 9112 section 3.2).
+        let version = match parts.headers.contains_key(HOST) {
+            true => Version::HTTP_11,
+            false => Version::HTTP_10,
+        };
         Self {
+            version,
             method: parts.method,
             uri: target.map_or_else(|| Uri::from_static("/"), Uri::from),
             headers: parts.headers,
@@ -608,6 +642,7 @@ impl Outgoing {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = self.version;
         *request.headers_mut() = match self.replayable {
             true => self.headers.clone(),
             false => std::mem::take(&mut self.headers),
@@ -649,7 +684,13 @@ fn incoming_body(
     }
     let expects = headers::has_token(&parts.headers, &EXPECT, b"100-continue");
     let gate = expects.then(Arc::<Gate>::default);
-    let (body, progress) = RequestBody::new(body, limit, service.timeouts.body, gate.clone());
+    let (body, progress) = RequestBody::new(
+        body,
+        limit,
+        service.timeouts.body,
+        gate.clone(),
+        &conversation.activity,
+    );
     exchange.progress = progress;
     exchange.gate = gate;
     Ok(body)
@@ -679,6 +720,8 @@ async fn send(
         None => return Err(Unsent::Failed(Failure::ResponseTimeout)),
         Some(Ok(response)) => {
             exchange.answered(response.status());
+            // The engine would go on in HTTP/1.0 with it, which has no chunks for a body.
+            exchange.used_up = response.version() != Version::HTTP_11;
             return Ok(response);
         }
         Some(Err(error)) => error,
@@ -706,7 +749,8 @@ async fn send(
     }
 }
 
-/// Waits for an answer, for `limit` from the last bytes of the request on.
+/// Waits for an answer, for `limit` from the last bytes of the request on. While the client is
+/// waited for, the backend has nothing to answer.
 async fn in_time<F: Future>(
     sent: F,
     limit: Duration,
@@ -718,8 +762,11 @@ async fn in_time<F: Future>(
         tokio::select! {
             biased;
             answer = &mut sent => return Some(answer),
-            () = &mut timer => match progress.map(|body| body.moved.get() + limit) {
-                Some(until) if until > Instant::now() => timer.as_mut().reset(until),
+            () = &mut timer => match progress {
+                Some(body) if body.waits.get() => timer.as_mut().reset(Instant::now() + limit),
+                Some(body) if body.moved.get() + limit > Instant::now() => {
+                    timer.as_mut().reset(body.moved.get() + limit);
+                }
                 _ => return None,
             },
         }
@@ -737,6 +784,8 @@ fn finish(
 ) -> Result<Answer, Stop> {
     let service = &conversation.front.service;
     response::check(&response, upgrade.is_some())?;
+    // A version is one hop's (RFC 9110 section 2.5): the engine says 1.0 to whom asks so.
+    *response.version_mut() = Version::HTTP_11;
     let signs_on = sign_on::is_part_of(response.headers());
     if signs_on && conversation.http2 {
         return Err(Failure::Http11Required.into());
@@ -748,13 +797,13 @@ fn finish(
         };
         let on_backend = hyper::upgrade::on(&mut response);
         let (mut parts, _) = response.into_parts();
-        let protocol = parts.headers.get(hyper::header::UPGRADE).cloned();
+        let protocol = parts.headers.get(UPGRADE).cloned();
         headers::prepare_response(&mut parts.headers);
         parts.headers.remove(CONTENT_LENGTH);
         let upgrades = HeaderValue::from_static("upgrade");
         parts.headers.insert(CONNECTION, upgrades);
         if let Some(protocol) = protocol.or(upgrade) {
-            parts.headers.insert(hyper::header::UPGRADE, protocol);
+            parts.headers.insert(UPGRADE, protocol);
         }
         let both = upgrade::Both {
             on_client,
@@ -782,7 +831,10 @@ fn finish(
 /// Returns how long an answer's body may stand still: events may be rare.
 fn idle_of(response: &Response<Incoming>, service: &Service) -> Duration {
     let kind = response.headers().get(CONTENT_TYPE);
-    let is_events = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    let events = b"text/event-stream";
+    let is_events = kind
+        .and_then(|kind| kind.as_bytes().get(..events.len()))
+        .is_some_and(|kind| kind.eq_ignore_ascii_case(events));
     match is_events {
         true => service.timeouts.tunnel,
         false => service.timeouts.body,

@@ -27,6 +27,12 @@ pub(crate) struct Activity {
     begun: Instant,
     /// Requests whose answers are not over.
     in_flight: AtomicU32,
+    /// Requests whose bodies are not over, though their answers may be.
+    uploads: AtomicU32,
+    /// Answers of which the client has to take something before there is more to do.
+    owed: AtomicU32,
+    /// Milliseconds from `begun` to the moment when it last took something.
+    taken: AtomicU64,
     /// A request's head has begun to arrive.
     in_head: AtomicBool,
     /// Milliseconds from `begun` to the beginning of the present phase: of waiting, or of a head.
@@ -52,6 +58,9 @@ impl Activity {
         Arc::new(Self {
             begun: Instant::now(),
             in_flight: AtomicU32::new(0),
+            uploads: AtomicU32::new(0),
+            owed: AtomicU32::new(0),
+            taken: AtomicU64::new(0),
             in_head: AtomicBool::new(true),
             since: AtomicU64::new(0),
             blocked: AtomicU64::new(0),
@@ -71,11 +80,27 @@ impl Activity {
         }
     }
 
+    /// Returns whether there are requests whose answers are not over.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) > 0
+    }
+
     /// Judges the connection; with HTTP/2 what arrives between requests need not be a head.
     pub(crate) fn verdict(&self, timeouts: &Timeouts, http2: bool) -> Verdict {
         let now = self.now();
         let blocked = self.blocked.load(Ordering::Relaxed);
-        if self.in_flight.load(Ordering::Relaxed) > 0 {
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        if in_flight > 0 {
+            // A client of HTTP/2 can hold back each stream without holding back the connection. One
+            // that takes something of another stream may have its reasons.
+            let since = self.taken.load(Ordering::Relaxed);
+            if http2 && self.owed.load(Ordering::Relaxed) == in_flight {
+                let until = since + millis(timeouts.body);
+                return match now >= until {
+                    true => Verdict::Late(Failure::ClientStalled),
+                    false => self.at(until),
+                };
+            }
             return match blocked {
                 0 => self.at(now + millis(timeouts.body)),
                 since if now.saturating_sub(since) >= millis(timeouts.body) => {
@@ -95,9 +120,12 @@ impl Activity {
     }
 
     fn has_read(&self) {
-        if self.in_flight.load(Ordering::Relaxed) == 0
-            && !self.in_head.swap(true, Ordering::Relaxed)
-        {
+        if self.in_flight.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        // The rest of a body that was answered early is no head.
+        let rest = self.uploads.load(Ordering::Relaxed) > 0;
+        if rest || !self.in_head.swap(true, Ordering::Relaxed) {
             self.since.store(self.now(), Ordering::Relaxed);
         }
     }
@@ -121,6 +149,44 @@ impl Activity {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
+/// Something of an answer that its client has not asked for; it has, or is gone, when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Owed(Arc<Activity>);
+
+impl Owed {
+    /// Something is ready for the client.
+    pub(crate) fn begin(activity: &Arc<Activity>) -> Self {
+        activity.taken.store(activity.now(), Ordering::Relaxed);
+        activity.owed.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.0.taken.store(self.0.now(), Ordering::Relaxed);
+        self.0.owed.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request's body that is on its way; it is over when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Upload(Arc<Activity>);
+
+impl Upload {
+    /// A body begins.
+    pub(crate) fn begin(activity: &Arc<Activity>) -> Self {
+        activity.uploads.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.uploads.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A client's stream that tells its activity.
@@ -241,6 +307,53 @@ mod tests {
         activity.end();
         pass(75).await;
         assert_eq!(activity.verdict(&timeouts(), false), Verdict::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rest_of_a_body_after_its_answer_may_take_its_time() {
+        let activity = Activity::new();
+        activity.begin();
+        let upload = Upload::begin(&activity);
+        activity.end();
+        for _ in 0..5 {
+            pass(60).await;
+            activity.has_read();
+            let verdict = activity.verdict(&timeouts(), false);
+            assert!(matches!(verdict, Verdict::Until(_)));
+        }
+        drop(upload);
+        activity.has_read();
+        pass(10).await;
+        assert_eq!(
+            activity.verdict(&timeouts(), false),
+            Verdict::Late(Failure::HeaderTimeout)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_holds_back_every_stream_is_late() {
+        let activity = Activity::new();
+        activity.begin();
+        activity.begin();
+        let first = Owed::begin(&activity);
+        pass(100).await;
+        let judge = || activity.verdict(&timeouts(), true);
+        assert!(
+            matches!(judge(), Verdict::Until(_)),
+            "one waits for the backend"
+        );
+        let second = Owed::begin(&activity);
+        pass(59).await;
+        assert!(matches!(judge(), Verdict::Until(_)));
+        pass(1).await;
+        assert_eq!(judge(), Verdict::Late(Failure::ClientStalled));
+        drop(second);
+        activity.end();
+        assert!(
+            matches!(judge(), Verdict::Until(_)),
+            "it has just taken some"
+        );
+        drop(first);
     }
 
     #[tokio::test(start_paused = true)]

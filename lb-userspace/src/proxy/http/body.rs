@@ -2,6 +2,8 @@
 
 use std::{
     cell::Cell,
+    error::Error as _,
+    io,
     pin::Pin,
     rc::Rc,
     sync::{
@@ -17,7 +19,12 @@ use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{super::failure::Failure, exchange::Exchange};
+use super::{
+    super::failure::Failure,
+    activity::{Activity, Owed, Upload},
+    exchange::Exchange,
+    headers,
+};
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +75,8 @@ pub(crate) struct Progress {
     pub(crate) bytes: Cell<u64>,
     /// When something last came.
     pub(crate) moved: Cell<Instant>,
+    /// The client is waited for, and how long it takes is its own matter.
+    pub(crate) waits: Cell<bool>,
     /// All of it has come.
     pub(crate) ended: Cell<bool>,
     /// Why it ended early.
@@ -88,6 +97,8 @@ pub(crate) enum RequestBody {
 pub(crate) struct Streaming {
     body: Incoming,
     progress: Rc<Progress>,
+    /// Until the body is over.
+    upload: Option<Upload>,
     limit: u64,
     patience: Patience,
     gate: Option<Arc<Gate>>,
@@ -102,6 +113,7 @@ impl RequestBody {
         limit: u64,
         idle: Duration,
         gate: Option<Arc<Gate>>,
+        activity: &Arc<Activity>,
     ) -> (Self, Option<Rc<Progress>>) {
         if body.is_end_stream() {
             return (Self::Empty, None);
@@ -109,12 +121,14 @@ impl RequestBody {
         let progress = Rc::new(Progress {
             bytes: Cell::new(0),
             moved: Cell::new(Instant::now()),
+            waits: Cell::new(false),
             ended: Cell::new(false),
             failure: Cell::new(None),
         });
         let streaming = Box::new(Streaming {
             body,
             progress: Rc::clone(&progress),
+            upload: Some(Upload::begin(activity)),
             limit,
             patience: Patience::new(idle),
             gate,
@@ -143,8 +157,17 @@ impl Streaming {
         if !open {
             return Poll::Pending;
         }
+        // It stays open: what follows waits for nothing but the client.
+        gate.open();
         self.gate_timer = None;
         Poll::Ready(Ok(()))
+    }
+
+    fn end_if_over(&mut self) {
+        if self.body.is_end_stream() {
+            self.upload = None;
+            self.progress.ended.set(true);
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -152,26 +175,26 @@ impl Streaming {
             return Poll::Ready(Some(Err(error)));
         }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.progress.waits.set(polled.is_pending());
         let failure = match polled {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::prepare_trailers(trailers);
+                }
                 let length = frame.data_ref().map_or(0, |data| data.remaining() as u64);
                 let bytes = self.progress.bytes.get() + length;
                 self.progress.bytes.set(bytes);
                 self.progress.moved.set(Instant::now());
                 self.patience.renew();
                 if self.limit == 0 || bytes <= self.limit {
-                    self.progress.ended.set(self.body.is_end_stream());
+                    self.end_if_over();
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 Failure::BodyTooLarge
             }
-            Poll::Ready(Some(Err(error))) => {
-                match error.is_incomplete_message() || error.is_closed() {
-                    true => Failure::ClientClosed,
-                    false => Failure::BadRequest,
-                }
-            }
+            Poll::Ready(Some(Err(error))) => broken(&error),
             Poll::Ready(None) => {
+                self.upload = None;
                 self.progress.ended.set(true);
                 return Poll::Ready(None);
             }
@@ -183,6 +206,28 @@ impl Streaming {
         self.progress.failure.set(Some(failure));
         Poll::Ready(Some(Err(BodyError(failure))))
     }
+}
+
+/// Returns whether a client broke its body off, or sent what is none.
+fn broken(error: &hyper::Error) -> Failure {
+    let mut cause = error.source();
+    while let Some(found) = cause {
+        if let Some(found) = found.downcast_ref::<io::Error>() {
+            // Chunks that are none (RFC 9112 section 7.1).
+            return match found.kind() {
+                io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => Failure::BadRequest,
+                _ => Failure::ClientClosed,
+            };
+        }
+        if let Some(found) = found.downcast_ref::<h2::Error>() {
+            return match found.is_remote() || found.is_io() {
+                true => Failure::ClientClosed,
+                false => Failure::BadRequest,
+            };
+        }
+        cause = found.source();
+    }
+    Failure::ClientClosed
 }
 
 impl Body for RequestBody {
@@ -250,6 +295,8 @@ impl Gate {
 pub(crate) struct ResponseBody {
     source: Source,
     exchange: Option<Box<Exchange>>,
+    /// The client has to take what it has before more is asked of it.
+    owed: Option<Owed>,
 }
 
 #[derive(Debug)]
@@ -264,6 +311,7 @@ impl ResponseBody {
         Self {
             source: Source::Whole(None),
             exchange: None,
+            owed: None,
         }
     }
 
@@ -271,6 +319,7 @@ impl ResponseBody {
     pub(crate) fn whole(bytes: Bytes, exchange: Box<Exchange>) -> Self {
         Self {
             source: Source::Whole((!bytes.is_empty()).then_some(bytes)),
+            owed: Some(Owed::begin(exchange.activity())),
             exchange: Some(exchange),
         }
     }
@@ -282,6 +331,7 @@ impl ResponseBody {
                 body,
                 patience: Patience::new(idle),
             },
+            owed: Some(Owed::begin(exchange.activity())),
             exchange: Some(exchange),
         };
         streaming.finish_if_ended();
@@ -294,6 +344,7 @@ impl ResponseBody {
             Source::Streaming { body, .. } => body.is_end_stream(),
         };
         if ended && let Some(exchange) = self.exchange.take() {
+            self.owed = None;
             exchange.complete();
         }
     }
@@ -315,6 +366,7 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        this.owed = None;
         let frame = match &mut this.source {
             Source::Whole(bytes) => bytes.take().map(Frame::data),
             Source::Streaming { body, patience } => match Pin::new(body).poll_frame(cx) {
@@ -338,6 +390,7 @@ impl Body for ResponseBody {
         };
         if let (Some(exchange), Some(data)) = (&mut this.exchange, frame.data_ref()) {
             exchange.sent(data.len() as u64);
+            this.owed = Some(Owed::begin(exchange.activity()));
         }
         this.finish_if_ended();
         Poll::Ready(Some(Ok(frame)))

@@ -19,6 +19,7 @@ use super::{
         upstream::Lease,
     },
     Conversation,
+    activity::Activity,
     body::{Gate, Progress},
 };
 
@@ -32,6 +33,8 @@ pub(crate) struct Exchange {
     pub(crate) lease: Option<Lease>,
     /// The connection belongs to the client from now on.
     pub(crate) bind: bool,
+    /// Nobody else can use the connection afterwards.
+    pub(crate) used_up: bool,
     /// What is known of the request's body.
     pub(crate) progress: Option<Rc<Progress>>,
     /// What holds the request's body back.
@@ -85,6 +88,7 @@ impl Exchange {
             over: Cell::new(false),
             lease: None,
             bind: false,
+            used_up: false,
             progress: None,
             gate: None,
             status: None,
@@ -97,6 +101,11 @@ impl Exchange {
             upstream: None,
             told,
         })
+    }
+
+    /// Returns what its client does.
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.conversation.activity
     }
 
     /// There is a connection to a backend.
@@ -142,10 +151,11 @@ impl Exchange {
         };
         if self.bind {
             self.conversation.bind(lease);
-        } else if self
-            .progress
-            .as_ref()
-            .is_none_or(|progress| progress.ended.get())
+        } else if !self.used_up
+            && self
+                .progress
+                .as_ref()
+                .is_none_or(|progress| progress.ended.get())
         {
             self.conversation.worker.idle.give_back(lease);
         }
@@ -194,11 +204,12 @@ impl Drop for Exchange {
             gate.cancel();
         }
         if !self.over.get() {
-            let why = match self.conversation.worker.stopping.over.has_come() {
+            let late = self.conversation.late();
+            let gone = match self.conversation.worker.stopping.over.has_come() {
                 true => Failure::Stopping,
                 false => Failure::ClientClosed,
             };
-            self.failure = self.failure.or(Some(why));
+            self.failure = self.failure.or(late).or(Some(gone));
         }
         let conversation = Rc::clone(&self.conversation);
         let counters = conversation.counters();

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use hyper::{
     HeaderMap,
     header::{
-        CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderName, HeaderValue,
+        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -50,6 +50,7 @@ pub(crate) fn prepare_request(
     remove_hop_by_hop(headers);
     headers.remove(PROXY_AUTHORIZATION);
     headers.remove(HTTP2_SETTINGS);
+    join_cookies(headers);
     let trusted = is_trusted(origin.client.ip(), origin.trusted);
     judge_forwarded(headers, trusted)?;
     let ip = origin.client.ip().to_string();
@@ -84,6 +85,19 @@ pub(crate) fn prepare_request(
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     Ok(upgrade)
+}
+
+/// Takes out of a request's trailers what a backend might take for headers that vipd sets (RFC 9110
+/// section 6.5.1).
+pub(crate) fn prepare_trailers(trailers: &mut HeaderMap) {
+    let forged: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| is_managed(&name.as_str().replace('_', "-")))
+        .cloned()
+        .collect();
+    for name in forged {
+        trailers.remove(name);
+    }
 }
 
 /// Makes an answer's headers ready for the client.
@@ -124,6 +138,19 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         UPGRADE,
     ] {
         headers.remove(name);
+    }
+}
+
+/// Makes one line of several: HTTP/2 clients send each cookie in a line of its own, which HTTP/1.1
+/// does not know (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines = headers.get_all(COOKIE);
+    if lines.iter().nth(1).is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = lines.iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(line) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
+        headers.insert(COOKIE, line);
     }
 }
 
@@ -281,6 +308,28 @@ mod tests {
         assert_eq!(headers["x-forwarded-for"], "10.9.9.9");
         assert_eq!(headers["te"], "trailers");
         assert_eq!(headers["accept"], "*/*");
+    }
+
+    #[test]
+    fn cookies_are_one_line() {
+        let mut headers = map(&[("accept", "*/*")]);
+        for cookie in ["a=1", "b=2; c=3", "d=4"] {
+            headers.append(COOKIE, HeaderValue::from_static(cookie));
+        }
+        join_cookies(&mut headers);
+        let cookies: Vec<_> = headers.get_all(COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; b=2; c=3; d=4"]);
+    }
+
+    #[test]
+    fn trailers_say_nothing_of_the_origin() {
+        let mut trailers = map(&[
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x_real_ip", "1.2.3.4"),
+            ("x-sum", "7"),
+        ]);
+        prepare_trailers(&mut trailers);
+        assert_eq!(trailers, map(&[("x-sum", "7")]));
     }
 
     #[test]
