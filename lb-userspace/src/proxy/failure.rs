@@ -73,6 +73,7 @@ failures! {
     ConnectTimeout = "connect_timeout", Backend, 504, "the backend did not accept the connection within timeouts.connect";
     BackendTls = "backend_tls", Backend, 502, "the TLS handshake with the backend failed: see the log";
     BackendClosed = "backend_closed", Backend, 502, "the backend closed the connection before it had answered";
+    SignOnLost = "sign_on_lost", Backend, 0, "the backend closed the connection that the client had signed on over";
     BadResponse = "bad_response", Backend, 502, "the backend's answer can be understood in more than one way, or in none";
     ResponseTimeout = "response_timeout", Backend, 504, "the backend did not begin its answer within timeouts.response";
     ResponseCut = "response_cut", Backend, 0, "the backend's answer ended in the middle";

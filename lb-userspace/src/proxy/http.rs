@@ -47,7 +47,7 @@ use super::{
     failure::Failure,
     front::Front,
     live::LiveClient,
-    upstream::{self, Lease},
+    upstream::{self, Ended, Lease},
     worker::Worker,
 };
 use crate::config::model::Service;
@@ -67,29 +67,35 @@ pub(crate) struct Conversation {
     pub(crate) activity: Arc<Activity>,
     /// How long the TLS handshake took, until a request has told it.
     handshake: Cell<Option<Duration>>,
-    /// The backend of the last request, and when it was chosen.
+    /// The backend of the last request.
     chosen: RefCell<Option<Choice>>,
-    /// The client's affinity entry does not age while it is connected.
-    live: RefCell<Option<LiveClient>>,
+    /// The client's affinity entries, one for each pool that it has met, do not age while it is
+    /// connected.
+    live: RefCell<Vec<LiveClient>>,
     /// The connection to a backend that belongs to this client alone.
     bound: RefCell<Option<Lease>>,
+    /// The end of a bound connection that somebody waits for already.
+    watched: RefCell<Option<Rc<Ended>>>,
     /// The connection shall end: what it was bound to has ended.
     close: Rc<Notify>,
     /// Why it is ended under its requests.
     late: Cell<Option<Failure>>,
-    /// Some backend connection was bound to it, so that none of a pool will do any more.
+    /// A backend's connection was bound to it, and no other will do any more.
     signed_on: Cell<bool>,
 }
 
 /// A choice that holds for some moments.
 struct Choice {
     place: usize,
-    at: Instant,
+    until: Instant,
     chosen: Chosen,
 }
 
 /// How long a connection keeps to its backend without asking again.
 const CHOICE_HOLDS: Duration = Duration::from_secs(1);
+/// The same for a detour: to find that the client's own backend still accepts nothing may take each
+/// time as long as a connection may take.
+const DETOUR_HOLDS: Duration = Duration::from_secs(10);
 /// Backends that are tried for one request.
 const ATTEMPTS: u8 = 3;
 
@@ -129,6 +135,7 @@ where
         chosen: RefCell::default(),
         live: RefCell::default(),
         bound: RefCell::default(),
+        watched: RefCell::default(),
         close: Rc::default(),
         late: Cell::new(None),
         signed_on: Cell::new(false),
@@ -223,6 +230,10 @@ async fn drive<C: Connection>(conversation: &Conversation, mut connection: Pin<&
                 finishing = true;
             }
             () = timer.as_mut() => match judge() {
+                // The answer has left its backend and waits for a slow client.
+                _ if finishing && conversation.activity.is_taking(timeouts.body) => {
+                    timer.as_mut().reset(Instant::now() + FAREWELL);
+                }
                 _ if finishing => return,
                 Verdict::Until(moment) => timer.as_mut().reset(moment),
                 Verdict::Idle => {
@@ -337,6 +348,7 @@ async fn way(
     let front = &conversation.front;
     let asked = request::check(&parts)?;
     let place = conversation.route(&asked.host)?;
+    conversation.keeps_to(place)?;
     let signs_on = sign_on::is_part_of(&parts.headers);
     if signs_on && conversation.http2 {
         return Err(Failure::Http11Required.into());
@@ -373,6 +385,7 @@ async fn way(
         {
             Ok(lease) => lease,
             Err(Unconnected::Nobody) => return Err(last.into()),
+            Err(Unconnected::Lost) => return Err(Failure::SignOnLost.into()),
             Err(Unconnected::Failed(number, failure)) => {
                 last = failure;
                 failed.push(number);
@@ -407,6 +420,9 @@ enum Unconnected {
     Nobody,
     /// This one could not be reached.
     Failed(u16, Failure),
+    /// The one that the client has signed on over has ended. What it asks now it asks as somebody
+    /// whom another connection does not know: it is left to the client to ask again.
+    Lost,
 }
 
 impl Conversation {
@@ -447,6 +463,15 @@ impl Conversation {
         }
     }
 
+    /// A client that is bound to a backend of one pool asks another pool on another connection.
+    fn keeps_to(&self, place: usize) -> Result<(), Failure> {
+        let pool = self.front.pools.get(place).map(|pool| &pool.name);
+        match &*self.bound.borrow() {
+            Some(bound) if Some(&bound.upstream.backend.pool) != pool => Err(Failure::Misdirected),
+            _ => Ok(()),
+        }
+    }
+
     /// Keeps a backend's connection for this client alone.
     pub(crate) fn bind(&self, lease: Lease) {
         self.signed_on.set(true);
@@ -454,7 +479,18 @@ impl Conversation {
             self.close.notify_one();
             return;
         }
+        self.watch(&lease);
+        *self.bound.borrow_mut() = Some(lease);
+    }
+
+    /// Ends the client's connection when a backend's ends or goes out of service.
+    fn watch(&self, lease: &Lease) {
         let ended = lease.ended();
+        let watched = self.watched.replace(Some(Rc::clone(&ended)));
+        // It comes back after each request.
+        if watched.is_some_and(|watched| Rc::ptr_eq(&watched, &ended)) {
+            return;
+        }
         let gone = self.worker.bound.to(lease.number);
         let close = Rc::clone(&self.close);
         tokio::task::spawn_local(async move {
@@ -465,7 +501,6 @@ impl Conversation {
             // Wakes nobody if the client has gone before.
             close.notify_one();
         });
-        *self.bound.borrow_mut() = Some(lease);
     }
 
     /// Returns a connection to the client's backend: its own, one that waits, or a new one.
@@ -477,15 +512,14 @@ impl Conversation {
         failed: &[u16],
         signs_on: bool,
     ) -> Result<Lease, Unconnected> {
-        let bound = self.bound.borrow_mut().take();
-        if let Some(mut bound) = bound {
+        if self.signed_on.get() {
+            let bound = self.bound.borrow_mut().take();
+            let mut bound = bound.ok_or(Unconnected::Lost)?;
             let ready = timeout(self.front.service.timeouts.connect, bound.sender.ready());
-            if matches!(ready.await, Ok(Ok(()))) {
-                return Ok(bound);
-            }
-            // The client signs on again, on a connection of its own.
-            self.close.notify_one();
-            return Err(Unconnected::Failed(bound.number, Failure::BackendClosed));
+            return match ready.await {
+                Ok(Ok(())) => Ok(bound),
+                _ => Err(Unconnected::Lost),
+            };
         }
         let chosen = self
             .choose(place, cookie, failed)
@@ -494,7 +528,7 @@ impl Conversation {
         let worker = &self.worker;
         let load = worker.loads.take(chosen.number);
         let source = self.front.service.transparent.then_some(self.client.ip());
-        let waiting = match signs_on || self.signed_on.get() || exchange.retries > 0 {
+        let waiting = match signs_on || exchange.retries > 0 {
             // Nobody has signed on over a connection that nobody has used, and none that waits is
             // better than the one that has just been found dead.
             true => Err(load),
@@ -537,7 +571,7 @@ impl Conversation {
             && cookie.is_none()
             && let Some(choice) = &*self.chosen.borrow()
             && choice.place == place
-            && choice.at.elapsed() < CHOICE_HOLDS
+            && Instant::now() < choice.until
             && choose::still_serves(&snapshot, choice.chosen.number)
         {
             return Some(choice.chosen.clone());
@@ -549,13 +583,15 @@ impl Conversation {
             cookie,
         };
         let chosen = choose::choose(&self.worker, &snapshot, &self.front, place, asker)?;
-        if failed.is_empty() {
-            self.chosen.replace(Some(Choice {
-                place,
-                at: Instant::now(),
-                chosen: chosen.clone(),
-            }));
-        }
+        let holds = match failed {
+            [] => CHOICE_HOLDS,
+            _ => DETOUR_HOLDS,
+        };
+        self.chosen.replace(Some(Choice {
+            place,
+            until: Instant::now() + holds,
+            chosen: chosen.clone(),
+        }));
         Some(chosen)
     }
 
@@ -565,6 +601,7 @@ impl Conversation {
             return;
         };
         let mut live = self.live.borrow_mut();
+        let lives = live.iter().any(|one| one.key() == &memory.key);
         let known = memory.known
             || self.chosen.borrow().as_ref().is_some_and(|choice| {
                 choice
@@ -572,7 +609,7 @@ impl Conversation {
                     .memory
                     .is_some_and(|held| held.known && held.key == memory.key)
             });
-        if !known || live.is_none() {
+        if !known || !lives {
             let mut clients = self.worker.clients.borrow_mut();
             clients.remember(
                 &memory.key,
@@ -585,7 +622,9 @@ impl Conversation {
         {
             held.known = true;
         }
-        live.get_or_insert_with(|| self.worker.live.enter(memory.key));
+        if !lives {
+            live.push(self.worker.live.enter(memory.key));
+        }
     }
 }
 
@@ -702,7 +741,11 @@ async fn send(
     exchange: &mut Exchange,
     outgoing: &mut Outgoing,
 ) -> Result<Response<Incoming>, Unsent> {
-    let failure = Failure::BackendClosed;
+    let signed_on = conversation.signed_on.get();
+    let failure = match signed_on {
+        true => Failure::SignOnLost,
+        false => Failure::BackendClosed,
+    };
     let (Some(mut request), Some(lease)) = (outgoing.take(), &mut exchange.lease) else {
         return Err(Unsent::Failed(failure));
     };
@@ -726,7 +769,9 @@ async fn send(
         }
         Some(Err(error)) => error,
     };
-    if let Some(request) = error.take_message() {
+    if let Some(request) = error.take_message()
+        && !signed_on
+    {
         outgoing.put_back(request);
         return Err(Unsent::Again(failure));
     }
@@ -743,7 +788,7 @@ async fn send(
     if error.is_parse() {
         return Err(Unsent::Failed(Failure::BadResponse));
     }
-    match outgoing.replayable && outgoing.can_be_sent() {
+    match outgoing.replayable && outgoing.can_be_sent() && !signed_on {
         true => Err(Unsent::Again(failure)),
         false => Err(Unsent::Failed(failure)),
     }

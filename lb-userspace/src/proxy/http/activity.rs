@@ -119,6 +119,15 @@ impl Activity {
         if now >= until { over } else { self.at(until) }
     }
 
+    /// Returns whether the client has not taken yet what was written to it, and may still do so
+    /// within `limit`.
+    pub(crate) fn is_taking(&self, limit: Duration) -> bool {
+        match self.blocked.load(Ordering::Relaxed) {
+            0 => false,
+            since => self.now().saturating_sub(since) < millis(limit),
+        }
+    }
+
     fn has_read(&self) {
         if self.in_flight.load(Ordering::Relaxed) > 0 {
             return;

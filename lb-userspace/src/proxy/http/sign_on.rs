@@ -1,4 +1,4 @@
-//! Sign-on that belongs to a connection: Kerberos and NTLM in HTTP (RFC 4559, MS-NTHT).
+//! Sign-on that belongs to a connection: Kerberos and NTLM in HTTP (RFC 4559, MS-NTHT, MS-N2HT).
 //!
 //! A backend takes whoever has signed on over a connection for the sender of all that follows on it.
 //! So such a connection is one client's alone, from the first sign of it on, and closes with the
@@ -28,6 +28,9 @@ pub(crate) fn is_part_of(headers: &HeaderMap) -> bool {
     asked.chain(offered).any(names_a_scheme)
 }
 
+/// The schemes, in lower case.
+const SCHEMES: [&[u8]; 3] = [b"negotiate", b"ntlm", b"nego2"];
+
 /// Returns whether a challenge or credentials begin with one of the schemes, or one stands after a
 /// comma: challenges may be listed (RFC 9110 section 11.6.1).
 fn names_a_scheme(value: &HeaderValue) -> bool {
@@ -35,7 +38,7 @@ fn names_a_scheme(value: &HeaderValue) -> bool {
         let item = item.trim_ascii_start();
         let end = item.iter().position(|byte| !byte.is_ascii_alphanumeric());
         let scheme = &item[..end.unwrap_or(item.len())];
-        scheme.eq_ignore_ascii_case(b"negotiate") || scheme.eq_ignore_ascii_case(b"ntlm")
+        SCHEMES.iter().any(|of| scheme.eq_ignore_ascii_case(of))
     })
 }
 
@@ -100,6 +103,7 @@ mod tests {
             "negotiate",
             "NTLM TlRMTVNTUAAB",
             "nTLM",
+            "Nego2",
             "Basic realm=\"x\", Negotiate",
             "Basic realm=\"x\",NTLM",
             "  Negotiate  ",
