@@ -119,12 +119,23 @@ pub(crate) fn choose(
             // A new client may be spread otherwise than by its address; it stays all the same.
             let number = match pool.algorithm {
                 Algorithm::SourceHash => by_hash,
-                _ => spread(worker, snapshot, value, pool, asker, &good)?,
+                _ => {
+                    let number = spread(worker, snapshot, value, pool, asker, &good)?;
+                    claim(worker, &key, number, entry.is_some())
+                }
             };
             found(number, memory(number, false))
         }
         Because::EachFlow | Because::NobodyEligible => None,
     }
+}
+
+/// Remembers a new client at once, and returns the backend that it belongs to: another of its
+/// connections, which all begin together, may have got another turn.
+fn claim(worker: &Worker, key: &AffinityKey, number: u16, replace: bool) -> u16 {
+    let mut clients = worker.clients.borrow_mut();
+    clients.remember(key, number, replace);
+    clients.find(key).map_or(number, |(first, _)| first)
 }
 
 /// Returns whether a backend may keep what it has of the proxy's connections.
@@ -174,13 +185,32 @@ fn spread(
             usable.get(first).copied()
         }
         Algorithm::RoundRobin => worker.turns.borrow_mut().next(&usable, &weight),
-        Algorithm::LeastConnections => usable.into_iter().min_by(|&one, &other| {
-            let (one_load, other_load) = (worker.loads.of(one), worker.loads.of(other));
-            // one_load / weight(one) < other_load / weight(other), without the division
-            (u64::from(one_load + 1) * weight(other))
-                .cmp(&(u64::from(other_load + 1) * weight(one)))
-        }),
+        Algorithm::LeastConnections => {
+            let least = least_loaded(&usable, &|number| worker.loads.of(number), &weight);
+            // While nobody has much to do, that is many.
+            worker.turns.borrow_mut().next(&least, &weight)
+        }
     }
+}
+
+/// Returns those of `usable` that have the fewest connections for their weights.
+fn least_loaded(
+    usable: &[u16],
+    load: &dyn Fn(u16) -> u32,
+    weight: &dyn Fn(u16) -> u64,
+) -> Vec<u16> {
+    let is_least = |one: u16| {
+        // load(one) / weight(one) <= load(other) / weight(other), without the division
+        let no_more = |&other: &u16| {
+            u64::from(load(one)) * weight(other) <= u64::from(load(other)) * weight(one)
+        };
+        usable.iter().all(no_more)
+    };
+    usable
+        .iter()
+        .copied()
+        .filter(|one| is_least(*one))
+        .collect()
 }
 
 fn own_check_passes(snapshot: &Snapshot, front: &Front, upstream: &Upstream) -> bool {
@@ -217,7 +247,26 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
-    use super::Turns;
+    use super::{Turns, least_loaded};
+
+    #[test]
+    fn the_least_loaded_are_all_that_have_as_little_for_their_weight() {
+        let weight = |number: u16| if number == 7 { 2 } else { 1 };
+        let of = |loads: [u32; 3]| {
+            let load = move |number: u16| match number {
+                3 => loads[0],
+                5 => loads[1],
+                _ => loads[2],
+            };
+            least_loaded(&[3, 5, 7], &load, &weight)
+        };
+
+        assert_eq!(of([0, 0, 0]), [3, 5, 7]);
+        assert_eq!(of([1, 0, 1]), [5]);
+        assert_eq!(of([1, 2, 2]), [3, 7]);
+        assert_eq!(of([4, 4, 7]), [7]);
+        assert!(least_loaded(&[], &|_| 0, &|_| 1).is_empty());
+    }
 
     #[test]
     fn turns_come_by_weight_and_lie_apart() {
