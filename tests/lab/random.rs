@@ -26,6 +26,12 @@ impl Random {
         Self(seed)
     }
 
+    /// Returns a sequence of its own, for another thread.
+    #[must_use]
+    pub fn split(&mut self) -> Self {
+        Self(self.number())
+    }
+
     /// Returns the next number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

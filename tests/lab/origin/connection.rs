@@ -161,6 +161,7 @@ impl Connection<'_> {
     fn sign_on(&mut self, request: &mut Request) -> Option<Response> {
         let scheme = self.shared.sign_on.as_deref()?;
         if pages::is_public(&request.path()) {
+            request.user = self.signed_on.user();
             return None;
         }
         let refusal = self.signed_on.next(
@@ -274,6 +275,10 @@ impl Connection<'_> {
         );
         if let Some(user) = &exchange.record.user {
             head += &format!("X-User: {user}\r\n");
+        }
+        if self.shared.sign_on.is_some() {
+            let (connection, number) = (exchange.record.connection, exchange.record.number);
+            head += &format!("X-Connection: {connection}/{number}\r\n");
         }
         head += &match body {
             // The test has its own idea of the body's length.

@@ -6,7 +6,8 @@
 //! challenge binds, on the same connection only. From then on each request without `Authorization`
 //! is that user's. A token on a bound connection is looked at as if it were the first: a right one
 //! binds its own user instead, a wrong one leaves nobody bound. Another scheme is answered with 401
-//! and changes nothing. Answers to a user carry `X-User`.
+//! and changes nothing. Answers to a user carry `X-User`, those of public pages as well; all carry
+//! `X-Connection` with the number of the connection and of the request on it.
 //!
 //! All this was seen of mod_auth_gssapi 1.6.4. Unlike there, a token may be sent again.
 
