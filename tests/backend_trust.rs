@@ -434,7 +434,7 @@ fn clients_take_their_sessions_up_again_whichever_worker_they_meet() {
             client.agreed().expect("TLS").resumed
         })
         .collect();
-    assert_eq!(resumed[0], false);
+    assert!(!resumed[0]);
     assert!(resumed[1..].iter().all(|resumed| *resumed), "{resumed:?}");
 
     let text = s_client(&lab, &site, "-tls1_2 -reconnect");

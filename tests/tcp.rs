@@ -14,8 +14,8 @@ use std::{
 };
 
 use lb_tests::lab::{
-    Configuration, Daemon, HealthPage, Host, Lab, Random,
-    configuration::{HEALTH, HEALTH_PORT, backend, backend6},
+    Configuration, Daemon, HealthPage, Host, IdentityServer, Lab, Random,
+    configuration::{HEALTH, HEALTH_PORT, SIX_HOURS, backend, backend6},
     eventually::eventually,
     origin::Origin,
     proxied::Proxied,
@@ -766,13 +766,18 @@ fn without_descriptors_clients_wait_and_everybody_else_lives_on() {
 fn a_stop_ends_tunnels_after_a_while_and_a_second_one_at_once() {
     let lab = Lab::one_arm().gateways(1).build();
     let echoes = Echoes::start(&lab);
-    let mut daemon = Daemon::start(&lab, &configuration(&lab, ""));
+    let _udp = IdentityServer::start(lab.gateway(1), 443);
+    let both = configuration(&lab, "").udp("udp", vip(443), POOL, SIX_HOURS);
+    let mut daemon = Daemon::start(&lab, &both);
+    let udp = lab.client(1).udp(vip(443));
+    udp.ask("before");
     let mut held = client(lab.client(1));
     daemon.signal(libc::SIGTERM);
     eventually(BOUND, "nobody listens any more", || {
         connect(lab.client(1), None, vip(443)).is_err()
     });
     held.echo(b"still here").expect("a tunnel has its time");
+    udp.ask("meanwhile");
     let begun = Instant::now();
     end_of(&mut held.stream).expect("an end");
     assert!(
@@ -781,6 +786,7 @@ fn a_stop_ends_tunnels_after_a_while_and_a_second_one_at_once() {
         begun.elapsed()
     );
     assert!(daemon.wait().success(), "{}", daemon.log());
+    udp.ask("afterwards");
     eventually(BOUND, "the backend's end", || echoes.servers[0].open() == 0);
 
     daemon.start_again();

@@ -148,6 +148,30 @@ fn the_documented_site_means_what_it_says() {
 }
 
 #[test]
+fn a_transparent_service_is_told_what_it_needs_of_the_network() {
+    let transparent = SMALL
+        .replace("protocol = \"udp\"", "protocol = \"tcp\"")
+        .replace(
+            "forwarding = \"snat\"",
+            "forwarding = \"tcp\"\ntransparent = true",
+        );
+
+    let config = valid(&transparent);
+
+    let [warning] = &config.warnings[..] else {
+        panic!("{:?}", config.warnings)
+    };
+    assert_eq!(warning.place, "service[0].transparent");
+    for command in [
+        "nft add table",
+        "ip rule add fwmark 118",
+        "ip -6 route add local default",
+    ] {
+        assert!(warning.message.contains(command), "{}", warning.message);
+    }
+}
+
+#[test]
 fn a_limit_of_zero_is_no_limit_and_only_snat_has_one_by_default() {
     let unlimited = SMALL.replace("pool =", "limits = { new_flows_per_source = 0 }\npool =");
     assert_eq!(valid(&unlimited).services[0].limits.new_flows_per_source, 0);

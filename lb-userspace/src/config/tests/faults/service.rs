@@ -347,6 +347,19 @@ forwarding = "snat""#,
 protocol = "tcp"
 forwarding = "http"
 tls = { certificates = [{ certificate = "/c.pem", key = "/c.key" }] }
+proxy_protocol = { send = "v2", accept_from = ["10.0.0.0/8"] }"#,
+            &[
+                r#"service[0].proxy_protocol (line 16): send works with forwarding = "tcp" only, as requests of many clients share a connection; remove it: backends find the client in X-Forwarded-For"#,
+            ],
+        ),
+        (
+            r#"port = 53
+protocol = "udp"
+forwarding = "snat""#,
+            r#"port = 443
+protocol = "tcp"
+forwarding = "http"
+tls = { certificates = [{ certificate = "/c.pem", key = "/c.key" }] }
 hsts = "9999d""#,
             &[r#"service[0].hsts (line 16): "9999d" is out of range; choose "0s" to "730d""#],
         ),
