@@ -371,12 +371,8 @@ fn an_access_log_that_is_moved_away_and_opened_again_loses_no_line() {
     let all: Vec<String> = moved.iter().flat_map(|path| lines(path)).collect();
     assert_eq!(all.len(), REQUESTS, "{} files", moved.len());
     assert!(moved.len() > 3);
-    for number in 0..REQUESTS {
-        assert!(
-            all[number].contains(&format!("\"/n{number}\"")),
-            "{}",
-            all[number]
-        );
+    for (number, line) in all.iter().enumerate() {
+        assert!(line.contains(&format!("\"/n{number}\"")), "{line}");
     }
 }
 

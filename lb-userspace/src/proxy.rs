@@ -5,7 +5,8 @@
 //! connections to backends, its own handle of the affinity table, its own counters. A *front* is a
 //! service as one generation of the configuration has it, with its certificates and backends made
 //! ready. A supervisor makes fronts and hands them to the workers; a connection keeps the front that
-//! it began with.
+//! it began with, and meets the backends of the newest one. When the daemon stops, `stopping.rs` says
+//! what the connections are told.
 //!
 //! The way of a connection is `way` in `connection.rs`, of a request `way` in `http.rs`. Both choose
 //! backends from control's snapshot and the kernel's affinity table, by the same functions as the

@@ -8,7 +8,9 @@ use std::{
 
 /// Counts by service and source. Only services with a limit ask.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sources(Arc<Mutex<HashMap<(Arc<str>, IpAddr), u32>>>);
+pub(crate) struct Sources(Arc<Mutex<Counts>>);
+
+type Counts = HashMap<(Arc<str>, IpAddr), u32>;
 
 impl Sources {
     /// Counts a connection until the returned value is dropped; `None`: the source has `limit`.
