@@ -144,7 +144,7 @@ impl Exchange {
     }
 
     /// The answer is over, and was whole.
-    pub(crate) fn complete(mut self: Box<Self>) {
+    pub(crate) fn complete(mut self) {
         self.over.set(true);
         let Some(lease) = self.lease.take() else {
             return;
@@ -162,7 +162,7 @@ impl Exchange {
     }
 
     /// The answer ended early: nothing of it is used again.
-    pub(crate) fn fail(mut self: Box<Self>, failure: Failure) {
+    pub(crate) fn fail(mut self, failure: Failure) {
         self.over.set(true);
         self.failed(failure);
     }
