@@ -14,6 +14,7 @@ mod client_address;
 mod config_cli;
 mod crash;
 mod fragments;
+mod full_backends;
 mod full_tables;
 mod hairpin;
 mod health;

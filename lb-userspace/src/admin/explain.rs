@@ -12,7 +12,7 @@ use crate::{
     config::model::{Algorithm, Forwarding, Service},
     control::{
         chain,
-        choice::{self, Because, Choice, Remembered, choose},
+        choice::{self, Because, Choice, Remembered, Terms, choose},
         event::Health,
         render,
         snapshot::Snapshot,
@@ -143,7 +143,12 @@ impl Asked<'_> {
         };
         let remembered = remembered.map(|(backend, age_s)| Remembered { backend, age_s });
         let refuser = state.refuser(service, client);
-        let choice = choose(image, value, own_check, client, remembered);
+        let terms = Terms {
+            own_check,
+            // What the image does not say of it changes from one moment to the next.
+            has_room: &|_| true,
+        };
+        let choice = choose(image, value, &terms, client, remembered);
         let algorithm = match state.pool(self.pool) {
             Some(pool) => pool.algorithm,
             None => Algorithm::SourceHash,

@@ -72,6 +72,14 @@ pub fn lifetime(image: &Image, service: &Service) -> u32 {
     lifetime_s(service.affinity_timeout_s, image.settings.flow_timeout_s)
 }
 
+/// What else decides whether a backend may serve.
+pub struct Terms<'a> {
+    /// The service finds the backend up by its own check, if it has one.
+    pub own_check: &'a dyn Fn(u16) -> bool,
+    /// The backend has room for another new client.
+    pub has_room: &'a dyn Fn(u16) -> bool,
+}
+
 /// Returns whether a service that XDP forwards finds a backend up by its own check, if it has one.
 pub fn own_check_in_maps<'a>(image: &'a Image, service: &'a Service) -> impl Fn(u16) -> bool + 'a {
     move |id| {
@@ -80,13 +88,12 @@ pub fn own_check_in_maps<'a>(image: &'a Image, service: &'a Service) -> impl Fn(
     }
 }
 
-/// Returns where the next new flow of `client` on `service` goes; `own_check` says whether the
-/// service finds a backend up by its own check.
+/// Returns where the next new flow of `client` on `service` goes.
 #[must_use]
 pub fn choose(
     image: &Image,
     service: &Service,
-    own_check: &dyn Fn(u16) -> bool,
+    terms: &Terms<'_>,
     client: IpAddr,
     remembered: Option<Remembered>,
 ) -> Choice {
@@ -98,7 +105,7 @@ pub fn choose(
         let somebody = image.pools.get(&service.pool).is_some_and(|pool| {
             members(&pool.pool)
                 .iter()
-                .any(|&id| usable(image, service, id) && own_check(id))
+                .any(|&id| usable(image, service, terms, id) && (terms.own_check)(id))
         });
         return match somebody {
             true => Choice {
@@ -110,7 +117,7 @@ pub fn choose(
     }
     let hash = hash::source(&client_of(service, client));
     let remembered = remembered.filter(|held| held.age_s <= lifetime(image, service));
-    let detour = |from| match by_hash(image, service, hash, own_check) {
+    let detour = |from| match by_hash(image, service, terms, hash, terms.own_check) {
         Some(backend) => Choice {
             backend: Some(backend),
             because: Because::Detour { from },
@@ -122,7 +129,7 @@ pub fn choose(
         && backend.serves()
         && backend.pool == service.pool
     {
-        if own_check(id) {
+        if (terms.own_check)(id) {
             return Choice {
                 backend: Some(id),
                 because: Because::Affinity,
@@ -130,10 +137,10 @@ pub fn choose(
         }
         return detour(id);
     }
-    let Some(id) = by_hash(image, service, hash, &|_| true) else {
+    let Some(id) = by_hash(image, service, terms, hash, &|_| true) else {
         return nobody;
     };
-    if !own_check(id) {
+    if !(terms.own_check)(id) {
         return detour(id);
     }
     Choice {
@@ -149,6 +156,7 @@ pub fn choose(
 fn by_hash(
     image: &Image,
     service: &Service,
+    terms: &Terms<'_>,
     hash: u32,
     accepts: &dyn Fn(u16) -> bool,
 ) -> Option<u16> {
@@ -158,7 +166,7 @@ fn by_hash(
         .table
         .get(slot)
         .and_then(|&id| u16::try_from(id).ok())
-        .filter(|&id| usable(image, service, id) && accepts(id));
+        .filter(|&id| usable(image, service, terms, id) && accepts(id));
     if chosen.is_some() {
         return chosen;
     }
@@ -168,12 +176,13 @@ fn by_hash(
         .iter()
         .chain(&members[..first])
         .copied()
-        .find(|&id| usable(image, service, id) && accepts(id))
+        .find(|&id| usable(image, service, terms, id) && accepts(id))
 }
 
-fn usable(image: &Image, service: &Service, id: u16) -> bool {
+fn usable(image: &Image, service: &Service, terms: &Terms<'_>, id: u16) -> bool {
     let backend = image.backends.get(&id);
     backend.is_some_and(|backend| backend.takes_new() && backend.pool == service.pool)
+        && (terms.has_room)(id)
 }
 
 #[cfg(test)]
@@ -215,7 +224,10 @@ mod tests {
         choose(
             &image,
             service,
-            &own_check_in_maps(&image, service),
+            &Terms {
+                own_check: &own_check_in_maps(&image, service),
+                has_room: &|_| true,
+            },
             ip("10.9.9.9"),
             remembered,
         )
@@ -353,7 +365,10 @@ mod tests {
         let choice = choose(
             &image,
             service.expect("it"),
-            &|_| true,
+            &Terms {
+                own_check: &|_| true,
+                has_room: &|_| true,
+            },
             ip("10.9.9.9"),
             None,
         );

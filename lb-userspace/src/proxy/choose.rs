@@ -1,23 +1,26 @@
 //! Which backend a client of the proxy meets: the same memory, table and rules as in the kernel, and
 //! the ways to choose that only a proxy has.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, pin::pin, sync::Arc};
 
-use lb_common::{affinity::AffinityKey, hash, service::Service as KernelService};
+use lb_common::{
+    affinity::AffinityKey, backend::ACTIVE, hash, service::Service as KernelService,
+};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
-    front::{Front, FrontPool, Upstream},
+    failure::Failure,
+    front::{Front, FrontPool, Numbered, Upstream},
     worker::Worker,
 };
 use crate::{
     config::model::Algorithm,
     control::{
-        choice::{self, Because, Remembered},
+        choice::{self, Because, Remembered, Terms},
         event::Health,
         snapshot::Snapshot,
     },
 };
-use std::sync::Arc;
 
 /// A backend that was chosen, and what is to be remembered when it has answered.
 #[derive(Clone, Debug)]
@@ -75,6 +78,7 @@ pub(crate) fn choose(
                 .get(&number)
                 .is_some_and(|upstream| own_check_passes(snapshot, front, upstream))
     };
+    let new = |number: u16| good(number) && has_room(worker, &numbered, number);
     let found = |number: u16, memory| {
         Some(Chosen {
             number,
@@ -90,7 +94,7 @@ pub(crate) fn choose(
         return found(number, None);
     }
     if value.flags & KernelService::AFFINITY == 0 {
-        let number = spread(worker, snapshot, value, pool, asker, &good)?;
+        let number = spread(worker, snapshot, value, pool, asker, &new)?;
         return found(number, None);
     }
     let key = AffinityKey {
@@ -99,7 +103,11 @@ pub(crate) fn choose(
     };
     let entry = worker.clients.borrow().find(&key);
     let remembered = entry.map(|(backend, age_s)| Remembered { backend, age_s });
-    let choice = choice::choose(&snapshot.image, value, &good, asker.client, remembered);
+    let terms = Terms {
+        own_check: &good,
+        has_room: &|number| has_room(worker, &numbered, number),
+    };
+    let choice = choice::choose(&snapshot.image, value, &terms, asker.client, remembered);
     let memory = |belongs_to, known| {
         Some(Memory {
             key,
@@ -120,7 +128,7 @@ pub(crate) fn choose(
             let number = match pool.algorithm {
                 Algorithm::SourceHash => by_hash,
                 _ => {
-                    let number = spread(worker, snapshot, value, pool, asker, &good)?;
+                    let number = spread(worker, snapshot, value, pool, asker, &new)?;
                     claim(worker, &key, number, entry.is_some())
                 }
             };
@@ -128,6 +136,75 @@ pub(crate) fn choose(
         }
         Because::EachFlow | Because::NobodyEligible => None,
     }
+}
+
+/// Chooses a backend, and waits for room where those that could serve have as much as they may:
+/// for as long as a connection may take, and not behind too many others.
+///
+/// # Errors
+///
+/// [`Failure::NoBackend`], [`Failure::BackendsFull`].
+pub(crate) async fn choose_in_time(
+    worker: &Worker,
+    front: &Arc<Front>,
+    place: usize,
+    asker: Asker<'_>,
+) -> Result<Chosen, Failure> {
+    let deadline = Instant::now() + front.service.timeouts.connect;
+    let mut waiting = None;
+    loop {
+        // Whatever becomes free after the look is heard of.
+        let mut freed = pin!(worker.loads.freed());
+        freed.as_mut().enable();
+        let snapshot = worker.handle.snapshot();
+        if let Some(chosen) = choose(worker, &snapshot, front, place, asker) {
+            return Ok(chosen);
+        }
+        if !is_full(worker, &snapshot, front, place, asker) {
+            return Err(Failure::NoBackend);
+        }
+        drop(snapshot);
+        if waiting.is_none() {
+            waiting = Some(worker.loads.wait().ok_or(Failure::BackendsFull)?);
+        }
+        if timeout_at(deadline, freed).await.is_err() {
+            return Err(Failure::BackendsFull);
+        }
+    }
+}
+
+/// Returns whether a backend could serve if it had room.
+fn is_full(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    front: &Arc<Front>,
+    place: usize,
+    asker: Asker<'_>,
+) -> bool {
+    let (front, place) = &front.today(place);
+    let numbered = front.numbered.load();
+    let Some(Some(value)) = numbered.values.get(*place) else {
+        return false;
+    };
+    numbered.upstreams.iter().any(|(number, upstream)| {
+        let backend = snapshot.image.backends.get(number);
+        backend.is_some_and(|backend| {
+            backend.pool == value.pool
+                && backend.serves()
+                && backend.admin == ACTIVE
+                && (backend.full == 1 || !has_room(worker, &numbered, *number))
+        }) && !asker.failed.contains(number)
+            && own_check_passes(snapshot, front, upstream)
+    })
+}
+
+/// Returns whether a backend may have one more. The image says so for flows in the kernel as well,
+/// and a moment later.
+fn has_room(worker: &Worker, numbered: &Numbered, number: u16) -> bool {
+    numbered.upstreams.get(&number).is_some_and(|upstream| {
+        let most = upstream.configured.max_connections;
+        most == 0 || worker.loads.of(number) < most
+    })
 }
 
 /// Remembers a new client at once, and returns the backend that it belongs to: another of its

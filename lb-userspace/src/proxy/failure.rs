@@ -67,6 +67,7 @@ failures! {
     TooManyConnections = "too_many_connections", Us, 0, "the service has limits.connections open";
     TooManyPerSource = "too_many_per_source", Client, 0, "the source has limits.per_source connections open";
     NoBackend = "no_backend", Us, 503, "no backend is up, active and free";
+    BackendsFull = "backends_full", Us, 503, "every backend that could serve has max_connections, and none became free in time";
     TrustUnusable = "trust_unusable", Us, 502, "TLS to the backend cannot be set up: see the log";
     NoSource = "no_source", Us, 502, "the connection to the backend cannot leave from the address that is configured";
     ConnectFailed = "connect_failed", Backend, 502, "no backend accepted the connection";

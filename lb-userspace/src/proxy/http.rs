@@ -204,7 +204,9 @@ async fn way(
             .await
         {
             Ok(lease) => lease,
-            Err(Unconnected::Nobody) => return Err(last.into()),
+            Err(Unconnected::Nobody(failure)) => {
+                return Err(if failed.is_empty() { failure } else { last }.into());
+            }
             Err(Unconnected::Lost) => return Err(Failure::SignOnLost.into()),
             Err(Unconnected::Failed(number, failure)) => {
                 last = failure;

@@ -171,9 +171,10 @@ async fn connect(
             failed: &failed,
             cookie: None,
         };
-        let snapshot = worker.handle.snapshot();
-        let Some(chosen) = choose::choose(worker, &snapshot, front, place, asker) else {
-            break;
+        let chosen = match choose::choose_in_time(worker, front, place, asker).await {
+            Ok(chosen) => chosen,
+            Err(failure) if failed.is_empty() => return Err(failure),
+            Err(_) => break,
         };
         record.backend = Some(Arc::clone(&chosen.upstream.label));
         record.backend_address = Some(chosen.upstream.address);

@@ -1,7 +1,7 @@
 //! Connections to backends: made, kept, and given out again.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
@@ -17,7 +17,6 @@ use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpSocket, TcpStream},
-    sync::Notify,
     time::{Instant, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -28,6 +27,7 @@ use super::{
     front::{Front, Upstream},
     http::body::RequestBody,
     loads::Load,
+    stopping::Step,
 };
 use crate::tls::describe;
 
@@ -59,7 +59,7 @@ pub(crate) struct Idle(RefCell<HashMap<Key, Vec<Waiting>>>);
 
 struct Waiting {
     sender: SendRequest<RequestBody>,
-    ended: Rc<Ended>,
+    ended: Rc<Step>,
     since: Instant,
 }
 
@@ -72,7 +72,7 @@ pub(crate) struct Lease {
     /// It has carried a request before.
     pub(crate) reused: bool,
     source: Option<IpAddr>,
-    ended: Rc<Ended>,
+    ended: Rc<Step>,
     _load: Load,
 }
 
@@ -83,7 +83,7 @@ impl Lease {
     }
 
     /// Returns what tells the end of the connection.
-    pub(crate) fn ended(&self) -> Rc<Ended> {
+    pub(crate) fn ended(&self) -> Rc<Step> {
         Rc::clone(&self.ended)
     }
 }
@@ -94,23 +94,6 @@ impl std::fmt::Debug for Lease {
             .field("upstream", &self.upstream.label)
             .field("reused", &self.reused)
             .finish_non_exhaustive()
-    }
-}
-
-/// The end of a connection.
-#[derive(Debug, Default)]
-pub(crate) struct Ended {
-    over: Cell<bool>,
-    told: Notify,
-}
-
-impl Ended {
-    /// Waits for it.
-    pub(crate) async fn wait(&self) {
-        let told = self.told.notified();
-        if !self.over.get() {
-            told.await;
-        }
     }
 }
 
@@ -223,7 +206,7 @@ pub(crate) async fn connect_http(
 async fn handshake<S>(
     stream: S,
     front: &Front,
-) -> hyper::Result<(SendRequest<RequestBody>, Rc<Ended>)>
+) -> hyper::Result<(SendRequest<RequestBody>, Rc<Step>)>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -233,15 +216,14 @@ where
         .max_headers(MAX_HEADERS)
         .handshake(TokioIo::new(stream))
         .await?;
-    let ended = Rc::<Ended>::default();
+    let ended = Rc::<Step>::default();
     let over = Rc::clone(&ended);
     tokio::task::spawn_local(async move {
         // How it ends is seen by whoever waits for an answer.
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!("a connection to a backend ended: {error}");
         }
-        over.over.set(true);
-        over.told.notify_waiters();
+        over.come();
     });
     Ok((sender, ended))
 }

@@ -226,6 +226,8 @@ fn keep_house(worker: &Worker, seconds: u32) {
     worker
         .guests
         .pass(&snapshot.state.client_ranges, worker.index);
+    // What a snapshot makes free nobody else tells.
+    worker.loads.wake();
     worker.idle.expire();
     if seconds.is_multiple_of(TOUCH_S / 2) {
         worker.live.touch(worker.clients.borrow_mut().as_mut());

@@ -21,7 +21,8 @@ use super::{
         failure::Failure,
         front::Front,
         live::LiveClient,
-        upstream::{self, Ended, Lease},
+        stopping::Step,
+        upstream::{self, Lease},
         worker::Worker,
     },
     activity::Activity,
@@ -48,7 +49,7 @@ pub(crate) struct Conversation {
     /// The connection to a backend that belongs to this client alone.
     bound: RefCell<Option<Lease>>,
     /// The end of a bound connection that somebody waits for already.
-    watched: RefCell<Option<Rc<Ended>>>,
+    watched: RefCell<Option<Rc<Step>>>,
     /// The connection shall end: what it was bound to has ended.
     close: Rc<Notify>,
     /// Why it is ended under its requests.
@@ -88,8 +89,8 @@ pub(crate) struct Opened {
 
 /// Why there is no connection to a backend.
 pub(crate) enum Unconnected {
-    /// Nobody is eligible.
-    Nobody,
+    /// Nobody is eligible, or has room.
+    Nobody(Failure),
     /// This one could not be reached.
     Failed(u16, Failure),
     /// The one that the client has signed on over has ended. What it asks now it asks as somebody
@@ -231,7 +232,8 @@ impl Conversation {
         }
         let chosen = self
             .choose(place, cookie, failed)
-            .ok_or(Unconnected::Nobody)?;
+            .await
+            .map_err(Unconnected::Nobody)?;
         exchange.trying(&chosen.upstream);
         let worker = &self.worker;
         let load = worker.loads.take(chosen.number);
@@ -273,16 +275,17 @@ impl Conversation {
     }
 
     /// Returns the client's backend; asks again after a while.
-    fn choose(&self, place: usize, cookie: Option<u16>, failed: &[u16]) -> Option<Chosen> {
-        let snapshot = self.worker.handle.snapshot();
+    async fn choose(
+        &self,
+        place: usize,
+        cookie: Option<u16>,
+        failed: &[u16],
+    ) -> Result<Chosen, Failure> {
         if failed.is_empty()
             && cookie.is_none()
-            && let Some(choice) = &*self.chosen.borrow()
-            && choice.place == place
-            && Instant::now() < choice.until
-            && choose::still_serves(&snapshot, choice.chosen.number)
+            && let Some(chosen) = self.last_choice(place)
         {
-            return Some(choice.chosen.clone());
+            return Ok(chosen);
         }
         let asker = Asker {
             client: self.client.ip(),
@@ -290,7 +293,7 @@ impl Conversation {
             failed,
             cookie,
         };
-        let chosen = choose::choose(&self.worker, &snapshot, &self.front, place, asker)?;
+        let chosen = choose::choose_in_time(&self.worker, &self.front, place, asker).await?;
         let holds = match failed {
             [] => CHOICE_HOLDS,
             _ => DETOUR_HOLDS,
@@ -300,7 +303,18 @@ impl Conversation {
             until: Instant::now() + holds,
             chosen: chosen.clone(),
         }));
-        Some(chosen)
+        Ok(chosen)
+    }
+
+    /// Returns the backend of the last request, if that still holds.
+    fn last_choice(&self, place: usize) -> Option<Chosen> {
+        let choice = self.chosen.borrow();
+        let choice = choice.as_ref()?;
+        let snapshot = self.worker.handle.snapshot();
+        let holds = choice.place == place
+            && Instant::now() < choice.until
+            && choose::still_serves(&snapshot, choice.chosen.number);
+        holds.then(|| choice.chosen.clone())
     }
 
     /// The backend has taken the client: from now on it belongs there.
