@@ -52,7 +52,10 @@ fn a_new_client_waits_until_a_full_backend_has_room() {
     let origin = site.origin("gateway1");
     let hanging = || {
         let records = origin.records();
-        records.iter().filter(|record| record.path() == "/hang").count()
+        records
+            .iter()
+            .filter(|record| record.path() == "/hang")
+            .count()
     };
 
     let mut clients: Vec<Raw> = (1..=3).map(|number| ask(&lab, &site, number)).collect();
@@ -78,7 +81,11 @@ fn who_waits_too_long_for_a_full_backend_is_told() {
     let mut clients: Vec<Raw> = (1..=2).map(|number| ask(&lab, &site, number)).collect();
     eventually(BOUND, "two requests are at the backend", || {
         let records = origin.records();
-        records.iter().filter(|record| record.path() == "/hang").count() == 2
+        records
+            .iter()
+            .filter(|record| record.path() == "/hang")
+            .count()
+            == 2
     });
     let mut late = ask(&lab, &site, 3);
     late.set_bound(BOUND);

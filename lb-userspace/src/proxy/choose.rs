@@ -3,9 +3,7 @@
 
 use std::{net::IpAddr, pin::pin, sync::Arc};
 
-use lb_common::{
-    affinity::AffinityKey, backend::ACTIVE, hash, service::Service as KernelService,
-};
+use lb_common::{affinity::AffinityKey, backend::ACTIVE, hash, service::Service as KernelService};
 use tokio::time::{Instant, timeout_at};
 
 use super::{

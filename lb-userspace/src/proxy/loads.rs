@@ -74,7 +74,12 @@ impl Loads {
 
     /// Returns the backends that have any, and how many.
     pub(crate) fn all(&self) -> impl Iterator<Item = (u16, u32)> + '_ {
-        let counts = (0..).zip(self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)));
+        let counts = (0..).zip(
+            self.0
+                .counts
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed)),
+        );
         counts.filter(|(_, count)| *count > 0)
     }
 }
