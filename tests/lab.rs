@@ -32,6 +32,8 @@ pub mod xdp_pass;
 #[cfg(feature = "web")]
 pub mod authority;
 #[cfg(feature = "web")]
+pub mod browser;
+#[cfg(feature = "web")]
 pub mod crowd;
 #[cfg(feature = "web")]
 pub mod curl;

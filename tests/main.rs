@@ -9,6 +9,7 @@ mod arms;
 mod audit;
 mod backend_trust;
 mod block;
+mod browser;
 mod changes;
 mod client_address;
 mod config_cli;

@@ -29,6 +29,8 @@ pub(super) const FUZZ: &[Program] = &[program("c++", "g++")];
 pub(super) const LAB: &[Program] = &[
     program("apache2", "apache2-bin"),
     program(GSSAPI_MODULE, "libapache2-mod-auth-gssapi"),
+    program("certutil", "libnss3-tools"),
+    program("chromium", "chromium"),
     program("curl", "curl"),
     program("ethtool", "ethtool"),
     program("gnutls-cli", "gnutls-bin"),
