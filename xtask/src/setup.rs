@@ -41,9 +41,11 @@ enum Route {
 pub(crate) enum Needs {
     /// Compilers and linker.
     Build,
-    /// The same, and the programs that tests and demonstration start.
+    /// The same, and the programs that the demonstration starts.
     Lab,
-    /// The same, and the proxies that vipd is measured beside.
+    /// The same, and the programs that tests alone start.
+    Tests,
+    /// What the demonstration needs, and the proxies that vipd is measured beside.
     Peers,
     /// Compilers and linker, one for C++ among them.
     Fuzz,
@@ -51,7 +53,7 @@ pub(crate) enum Needs {
 
 /// Runs the command.
 pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<()> {
-    prepare(workspace, Needs::Lab, options.compiler)?;
+    prepare(workspace, Needs::Tests, options.compiler)?;
     println!("setup: ready; next: `cargo xtask test` or `cargo xtask run`");
     Ok(())
 }
@@ -75,6 +77,10 @@ fn prepare(workspace: &Workspace, needs: Needs, route: Route) -> Result<()> {
     match needs {
         Needs::Build => {}
         Needs::Lab => packages::install(packages::LAB)?,
+        Needs::Tests => {
+            packages::install(packages::LAB)?;
+            packages::install(packages::TESTS)?;
+        }
         Needs::Peers => {
             packages::install(packages::LAB)?;
             packages::install(packages::PEERS)?;

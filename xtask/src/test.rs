@@ -33,7 +33,7 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<ExitCo
             "the tests load programs into the kernel and make network namespaces: run `cargo xtask test` as root"
         );
     }
-    setup::ensure(workspace, Needs::Lab)?;
+    setup::ensure(workspace, Needs::Tests)?;
 
     let mut tally = Tally::default();
     heading("format");

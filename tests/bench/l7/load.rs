@@ -52,13 +52,13 @@ impl Load {
                 streams,
                 requests,
             } => {
-                let url = format!("https://{}{path}", vip(peer.port(service)));
-                h2load(lab, &url, connections, streams, requests);
+                let server = vip(peer.port(service));
+                h2load(lab, "https", server, path, (connections, streams), requests);
                 f64::from(requests) * 1e3
             }
             Self::Bulk { service, requests } => {
-                let url = format!("https://{}/10m", vip(peer.port(service)));
-                h2load(lab, &url, 4, 0, requests);
+                let server = vip(peer.port(service));
+                h2load(lab, "https", server, "/10m", (4, 0), requests);
                 f64::from(requests) * BULK
             }
             Self::Connections {
@@ -70,8 +70,8 @@ impl Load {
                 f64::from(count) * 1e3
             }
             Self::Redirects { requests } => {
-                let url = format!("http://{}/1k", vip(peer.port(REDIRECT)));
-                h2load(lab, &url, 50, 0, requests);
+                let server = vip(peer.port(REDIRECT));
+                h2load(lab, "http", server, "/1k", (50, 0), requests);
                 f64::from(requests) * 1e3
             }
         };
@@ -93,24 +93,26 @@ fn spent_ns(processes: &[u32]) -> f64 {
     spent.sum::<u64>() as f64
 }
 
-fn h2load(lab: &Lab, url: &str, connections: u32, streams: u32, requests: u32) {
+/// Sends requests over so many connections, each with so many streams of HTTP/2, or HTTP/1.1 with
+/// none.
+fn h2load(
+    lab: &Lab,
+    scheme: &str,
+    server: SocketAddr,
+    path: &str,
+    (connections, streams): (u32, u32),
+    requests: u32,
+) {
     let mut command = lab.client(1).command("h2load");
     command
-        .args([
-            "-t",
-            "1",
-            "-c",
-            &connections.to_string(),
-            "-n",
-            &requests.to_string(),
-        ])
-        .args(["--header", &format!("host: {PORTAL}")])
-        .args(["--sni", PORTAL]);
+        .args(["-t", "1", "-c", &connections.to_string()])
+        .args(["-n", &requests.to_string()])
+        .arg(format!("--connect-to={server}"));
     match streams {
         0 => command.arg("--h1"),
         streams => command.args(["-m", &streams.to_string()]),
     };
-    command.arg(url);
+    command.arg(format!("{scheme}://{PORTAL}:{}{path}", server.port()));
     let text = Outcome::of(command).ok();
     let done = format!("{requests} succeeded");
     let redirected = format!("{requests} 3xx");

@@ -132,7 +132,7 @@ fn main() -> ExitCode {
     let site = WebSite::start_with(&lab, |origin| origin);
     // The origins of the tests are slow: real servers stand beside them on other ports.
     let servers = peers::Servers::start(&lab, &site);
-    let configuration = peers::vipd(&lab, &site);
+    let configuration = peers::vipd(&lab, &site, &servers);
     let daemon = Daemon::start(&lab, &configuration);
     let peers = Peers::start(&lab, &site, &servers, daemon.pid());
 

@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 use lb_tests::lab::{
     Configuration, Host, Lab,
-    eventually::eventually,
+    eventually::{eventually, holds_within},
     nginx::Certificate,
     process::{Outcome, Process},
     site::vip,
@@ -83,10 +83,9 @@ impl Peers {
         for peer in Peer::ALL {
             for service in [HTTPS, RSA, TCP, REDIRECT] {
                 let address = vip(peer.port(service));
-                let log = || format!("{}\n{}", haproxy.log(), nginx.log());
-                eventually(START, &format!("{address} is open: {}", log()), || {
-                    is_open(lab.client(1), address)
-                });
+                let open = holds_within(START, || is_open(lab.client(1), address));
+                let (haproxy, nginx) = (haproxy.log(), nginx.log());
+                assert!(open, "{address} does not open: {haproxy}\n{nginx}");
             }
         }
         Self {
@@ -186,12 +185,12 @@ fn rsa(lab: &Lab) -> Certificate {
 }
 
 /// Returns vipd's configuration for the same work.
-pub(crate) fn vipd(lab: &Lab, site: &WebSite) -> Configuration {
+pub(crate) fn vipd(lab: &Lab, site: &WebSite, servers: &Servers) -> Configuration {
     let health = HEALTH.replace("300ms", "5s").replace(
         "type = \"https\"",
         &format!("type = \"https\", port = {SERVER}"),
     );
-    let rsa = rsa(lab);
+    let rsa = &servers.rsa;
     let keys = format!(
         "{{ certificates = [{{ certificate = \"{}\", key = \"{}\" }}] }}",
         rsa.certificate.display(),
@@ -252,7 +251,7 @@ impl<'a> Files<'a> {
             ca.display()
         );
         format!(
-            "global\n  nbthread 2\n  maxconn 20000\n  tune.ssl.default-dh-param 2048\n\
+            "global\n  nbthread 2\n  maxconn 5000\n  tune.ssl.default-dh-param 2048\n\
              defaults\n  timeout connect 5s\n  timeout client 75s\n  timeout server 60s\n  option splice-auto\n\
              frontend https\n  mode http\n  bind {address}:{} ssl crt {} alpn h2,http/1.1\n  option forwardfor\n  default_backend web\n\
              frontend rsa\n  mode http\n  bind {address}:{} ssl crt {} alpn h2,http/1.1\n  option forwardfor\n  default_backend web\n\
