@@ -132,28 +132,15 @@ fn answer(
         let host = request.headers().get(HOST);
         worker.access.write(Record {
             time,
-            service: Arc::clone(&front.name),
-            kind: Kind::Redirect,
-            client,
-            backend: None,
-            backend_address: None,
             method: Some(request.method().to_string().into()),
             target: Some(request.uri().to_string()),
             host: host.and_then(|host| host.to_str().ok()).map(str::to_owned),
             protocol: Some(protocol(request.version())),
             status: Some(status),
-            bytes_in: 0,
-            bytes_out: 0,
-            handshake: None,
-            wait: None,
-            first_byte: None,
             total: Some(begun.elapsed()),
-            reused: false,
-            retries: 0,
             fault: failure.map(Failure::side),
             reason: failure.map(|failure| failure.label().into()),
-            tls_version: None,
-            sni: None,
+            ..Record::begin(Arc::clone(&front.name), Kind::Redirect, client)
         });
     }
     response

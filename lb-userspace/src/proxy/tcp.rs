@@ -1,6 +1,6 @@
 //! Connections that are passed through as they are.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use bytes::BytesMut;
 use tokio::{
@@ -38,31 +38,7 @@ pub(crate) async fn serve(
     expected: Expected,
 ) -> Result<(), Failure> {
     let begun = Instant::now();
-    let mut record = Record {
-        time: SystemTime::now(),
-        service: Arc::clone(&front.name),
-        kind: Kind::Tcp,
-        client,
-        backend: None,
-        backend_address: None,
-        method: None,
-        target: None,
-        host: None,
-        protocol: None,
-        status: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        handshake: None,
-        wait: None,
-        first_byte: None,
-        total: None,
-        reused: false,
-        retries: 0,
-        fault: None,
-        reason: None,
-        tls_version: None,
-        sni: None,
-    };
+    let mut record = Record::begin(Arc::clone(&front.name), Kind::Tcp, client);
     let served = forward(
         worker,
         front,

@@ -134,6 +134,35 @@ pub(crate) enum Side {
 }
 
 impl Record {
+    /// Returns what is known when a request or connection begins.
+    pub(crate) fn begin(service: Arc<str>, kind: Kind, client: SocketAddr) -> Self {
+        Self {
+            time: SystemTime::now(),
+            service,
+            kind,
+            client,
+            backend: None,
+            backend_address: None,
+            method: None,
+            target: None,
+            host: None,
+            protocol: None,
+            status: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            handshake: None,
+            wait: None,
+            first_byte: None,
+            total: None,
+            reused: false,
+            retries: 0,
+            fault: None,
+            reason: None,
+            tls_version: None,
+            sni: None,
+        }
+    }
+
     /// Cuts what strangers chose the length of, so that a full queue has a bounded size.
     pub(super) fn shorten(&mut self) {
         for (text, most) in [
