@@ -63,7 +63,7 @@ impl Certificate {
 /// An nginx that serves one page over HTTPS.
 #[derive(Debug)]
 pub struct Nginx {
-    _process: Process,
+    process: Process,
     page: PathBuf,
     unavailable: PathBuf,
 }
@@ -100,7 +100,8 @@ impl Nginx {
         let directory = lab
             .directory()
             .join(format!("nginx-{}-{port}", host.name()));
-        fs::create_dir(&directory).expect("the site's directory takes another");
+        // One that was there before and was dropped, and so killed, is started again.
+        fs::create_dir_all(&directory).expect("the site's directory takes another");
         let certificate = Certificate::self_signed(&directory, host.name());
         let page = directory.join("page");
         let unavailable = directory.join("unavailable");
@@ -131,10 +132,21 @@ impl Nginx {
             },
         );
         Self {
-            _process: process,
+            process,
             page,
             unavailable,
         }
+    }
+
+    /// Stands still from here on, as a server that hangs does: the kernel goes on accepting
+    /// connections for it.
+    pub fn freeze(&mut self) {
+        self.process.signal(libc::SIGSTOP);
+    }
+
+    /// Goes on after [`Self::freeze`].
+    pub fn thaw(&mut self) {
+        self.process.signal(libc::SIGCONT);
     }
 
     /// Answers with `body` from here on.
