@@ -29,12 +29,17 @@ const BOUND: Duration = Duration::from_secs(10);
 const SHORT: u64 = 6000;
 const VISITORS: u16 = 10;
 
+/// Returns the number in a variable of the environment, or the usual one.
+fn asked_for(variable: &str, usual: u64) -> u64 {
+    env::var(variable).map_or(usual, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is no number: {text}"))
+    })
+}
+
 #[test]
 fn identities_never_cross() {
-    let count = env::var("LB_SIGN_ON_REQUESTS").map_or(SHORT, |text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("LB_SIGN_ON_REQUESTS is no number: {text}"))
-    });
+    let count = asked_for("LB_SIGN_ON_REQUESTS", SHORT);
     let lab = Lab::one_arm().campus().build();
     let site = WebSite::start_with(&lab, |origin| origin.sign_on(SCHEME));
     let daemon = Daemon::start(&lab, &site.configuration(&lab));
@@ -731,6 +736,8 @@ fn many_users_of_kerberos_are_each_themselves() {
     let real = Real::start(&lab);
     let _daemon = Daemon::start(&lab, &real.configuration());
     let page = url("/");
+    // 180 answers each.
+    let rounds = asked_for("LB_SIGN_ON_ROUNDS", 6);
 
     let answers: usize = thread::scope(|scope| {
         let users: Vec<_> = (1..=USERS)
@@ -738,8 +745,8 @@ fn many_users_of_kerberos_are_each_themselves() {
                 let (real, page) = (&real, &page);
                 scope.spawn(move || {
                     let mut count = 0;
-                    for round in 0..6 {
-                        let source = campus_v4(1 + round % 3);
+                    for round in 0..rounds {
+                        let source = campus_v4([1, 2, 3][round as usize % 3]);
                         let mut curl = real.curl(source).http1().environment(&real.site.user(user));
                         // One in four requests brings a token; a stranger's come between.
                         for request in 0..12 {
