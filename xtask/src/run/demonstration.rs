@@ -361,6 +361,9 @@ In another terminal, as root, first:
     $SITE/{name} curl -k https://{vip}/
     $SITE/{name} curl -k --resolve {FQDN}:443:{PORTAL} https://{FQDN}/
     $SITE/{name} curl -sI --resolve {FQDN}:80:{PORTAL} 'http://{FQDN}/any?path'
+  the same in a browser, if this machine has one and a display
+    $SITE/{name} chromium --no-sandbox --user-data-dir=/tmp/demonstration --ignore-certificate-errors \
+      '--host-resolver-rules=MAP {FQDN} {PORTAL}' http://{FQDN}/
   let {gateway} die, watch its clients move, and bring it back
     $SITE/{gateway} ip link set eth0 down
     $SITE/{gateway} ip link set eth0 up
