@@ -14,7 +14,7 @@ use lb_tests::lab::{
     gate::Gate,
     origin::{Origin, Record, Response},
     raw::Raw,
-    site::vip,
+    site::{campus_v4, vip},
     stream::End,
     web_site::{HEALTH, POOL, PORTAL, SERVICE, WebSite, url},
 };
@@ -609,4 +609,42 @@ fn events_come_one_by_one_and_may_be_rare() {
     origin.end_events();
     assert_eq!(client.read_exactly(5).expect("the end"), b"0\r\n\r\n");
     let _ = client.wire().flush();
+}
+
+#[test]
+fn an_event_stream_ends_when_its_backend_is_halted_and_another_goes_on() {
+    let lab = Lab::one_arm().campus().build();
+    let site = WebSite::start(&lab);
+    let daemon = Daemon::start(&lab, &site.configuration(&lab));
+    let readers = |name: &str| site.origin(name).event_readers();
+    let mut clients: Vec<Raw> = (1..=12)
+        .map(|number| {
+            let client = Raw::tcp_from(lab.campus(), campus_v4(number), vip(443));
+            let mut client = client
+                .and_then(|client| client.tls(&site.client(&["http/1.1"]), PORTAL))
+                .expect("a connection");
+            client
+                .send(format!("GET /sse HTTP/1.1\r\nHost: {PORTAL}\r\n\r\n"))
+                .expect("sent");
+            assert_eq!(client.answer_head().expect("an answer").0, 200);
+            client
+        })
+        .collect();
+    eventually(BOUND, "all read", || {
+        readers("gateway1") + readers("gateway2") == 12
+    });
+    let stay = readers("gateway2");
+    assert!(stay > 0 && stay < 12, "{stay} of 12 are at gateway2");
+
+    daemon.cli(&["halt", "gateway1"]).ok();
+
+    eventually(BOUND, "gateway1 has none", || readers("gateway1") == 0);
+    await_failures(&daemon, "backend_gone", 12 - stay as u64);
+    assert_eq!(readers("gateway2"), stay);
+    site.origin("gateway2").send_event("news");
+    let mut served = 0;
+    for client in &mut clients {
+        served += usize::from(client.read_exactly("data: news".len()).is_ok());
+    }
+    assert_eq!(served, stay);
 }

@@ -17,10 +17,10 @@ mod response;
 pub(crate) mod sign_on;
 mod upgrade;
 
-use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{pin::pin, rc::Rc, sync::Arc};
 
 use hyper::{
-    Request, Response, StatusCode, Version,
+    HeaderMap, Request, Response, StatusCode, Version,
     body::{Body as _, Incoming},
     header::{
         CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, STRICT_TRANSPORT_SECURITY, UPGRADE,
@@ -34,14 +34,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub(crate) use self::conversation::{Conversation, Opened};
 use self::{
     activity::{Activity, Watched},
-    body::ResponseBody,
+    body::{Ends, ResponseBody},
     conversation::Unconnected,
     drive::{Local, drive},
     exchange::Exchange,
     outgoing::{Outgoing, Unsent, incoming_body, send},
 };
 use super::{failure::Failure, front::Front, worker::Worker};
-use crate::config::model::Service;
 
 /// Backends that are tried for one request.
 const ATTEMPTS: u8 = 3;
@@ -100,9 +99,15 @@ async fn answer(
     let version = parts.version;
     let mut exchange = Exchange::begin(&conversation, &parts);
     let failure = match way(&conversation, &mut exchange, parts, body).await {
-        Ok(Answer { response, idle }) => {
+        Ok(response) => {
             let (parts, body) = response.into_parts();
-            let body = ResponseBody::streaming(body, idle, exchange);
+            let timeouts = &conversation.front.service.timeouts;
+            let (idle, ends) = match is_event_stream(&parts.headers) {
+                // Events may be rare, and such an answer is as much of a tunnel as a WebSocket.
+                true => (timeouts.tunnel, event_stream_ends(&conversation, &exchange)),
+                false => (timeouts.body, None),
+            };
+            let body = ResponseBody::streaming(body, idle, ends, exchange);
             return Ok(Response::from_parts(parts, body));
         }
         Err(Stop::Upgraded(upgraded)) => {
@@ -139,12 +144,6 @@ fn closes(failure: Failure) -> bool {
     )
 }
 
-/// A backend's answer, and how long its body may stand still.
-struct Answer {
-    response: Response<Incoming>,
-    idle: Duration,
-}
-
 /// Why there is no answer to stream.
 enum Stop {
     Failed(Failure),
@@ -164,7 +163,7 @@ async fn way(
     exchange: &mut Exchange,
     mut parts: Parts,
     body: Incoming,
-) -> Result<Answer, Stop> {
+) -> Result<Response<Incoming>, Stop> {
     let front = &conversation.front;
     let asked = request::check(&parts)?;
     let place = conversation.route(&asked.host)?;
@@ -244,8 +243,7 @@ fn finish(
     upgrade: Option<HeaderValue>,
     on_client: Option<hyper::upgrade::OnUpgrade>,
     cookie: Option<u16>,
-) -> Result<Answer, Stop> {
-    let service = &conversation.front.service;
+) -> Result<Response<Incoming>, Stop> {
     response::check(&response, upgrade.is_some())?;
     // A version is one hop's (RFC 9110 section 2.5): the engine says 1.0 to whom asks so.
     *response.version_mut() = Version::HTTP_11;
@@ -277,7 +275,6 @@ fn finish(
     }
     exchange.bind |= signs_on || conversation.has_signed_on();
     let backend_closes = headers::has_token(response.headers(), &CONNECTION, b"close");
-    let idle = idle_of(&response, service);
     let headers = response.headers_mut();
     headers::prepare_response(headers);
     if exchange.bind && backend_closes {
@@ -289,18 +286,20 @@ fn finish(
     if let Some(number) = number.filter(|number| cookie != Some(*number)) {
         cookie::set(conversation, number, headers);
     }
-    Ok(Answer { response, idle })
+    Ok(response)
 }
 
-/// Returns how long an answer's body may stand still: events may be rare.
-fn idle_of(response: &Response<Incoming>, service: &Service) -> Duration {
-    let kind = response.headers().get(CONTENT_TYPE);
+/// Returns whether an answer brings events one by one, and has no end of its own.
+fn is_event_stream(headers: &HeaderMap) -> bool {
     let events = b"text/event-stream";
-    let is_events = kind
+    headers
+        .get(CONTENT_TYPE)
         .and_then(|kind| kind.as_bytes().get(..events.len()))
-        .is_some_and(|kind| kind.eq_ignore_ascii_case(events));
-    match is_events {
-        true => service.timeouts.tunnel,
-        false => service.timeouts.body,
-    }
+        .is_some_and(|kind| kind.eq_ignore_ascii_case(events))
+}
+
+fn event_stream_ends(conversation: &Conversation, exchange: &Exchange) -> Option<Ends> {
+    let number = exchange.lease.as_ref()?.number;
+    let worker = Rc::clone(&conversation.worker);
+    Some(Ends::new(async move { worker.tunnel_ends(number).await }))
 }

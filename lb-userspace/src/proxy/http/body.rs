@@ -302,7 +302,26 @@ pub(crate) struct ResponseBody {
 #[derive(Debug)]
 enum Source {
     Whole(Option<Bytes>),
-    Streaming { body: Incoming, patience: Patience },
+    Streaming {
+        body: Incoming,
+        patience: Patience,
+        ends: Option<Ends>,
+    },
+}
+
+/// What ends an answer that has no end of its own, with the reason.
+pub(crate) struct Ends(Pin<Box<dyn Future<Output = Failure>>>);
+
+impl Ends {
+    pub(crate) fn new(ends: impl Future<Output = Failure> + 'static) -> Self {
+        Self(Box::pin(ends))
+    }
+}
+
+impl std::fmt::Debug for Ends {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ends")
+    }
 }
 
 impl ResponseBody {
@@ -324,12 +343,19 @@ impl ResponseBody {
         }
     }
 
-    /// Returns a backend's body, which is given up when it stands still for `idle`.
-    pub(crate) fn streaming(body: Incoming, idle: Duration, exchange: Box<Exchange>) -> Self {
+    /// Returns a backend's body, which is given up when it stands still for `idle`, or when `ends`
+    /// says so.
+    pub(crate) fn streaming(
+        body: Incoming,
+        idle: Duration,
+        ends: Option<Ends>,
+        exchange: Box<Exchange>,
+    ) -> Self {
         let mut streaming = Self {
             source: Source::Streaming {
                 body,
                 patience: Patience::new(idle),
+                ends,
             },
             owed: Some(Owed::begin(exchange.activity())),
             exchange: Some(exchange),
@@ -369,7 +395,11 @@ impl Body for ResponseBody {
         this.owed = None;
         let frame = match &mut this.source {
             Source::Whole(bytes) => bytes.take().map(Frame::data),
-            Source::Streaming { body, patience } => match Pin::new(body).poll_frame(cx) {
+            Source::Streaming {
+                body,
+                patience,
+                ends,
+            } => match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     patience.renew();
                     Some(frame)
@@ -377,6 +407,11 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Err(_))) => return this.fail(Failure::ResponseCut),
                 Poll::Ready(None) => None,
                 Poll::Pending => {
+                    if let Some(Ends(ends)) = ends
+                        && let Poll::Ready(failure) = ends.as_mut().poll(cx)
+                    {
+                        return this.fail(failure);
+                    }
                     ready!(patience.poll(cx));
                     return this.fail(Failure::ResponseStalled);
                 }
