@@ -121,11 +121,17 @@ fn h2load(
 
 fn connect(lab: &Lab, site: &WebSite, server: SocketAddr, resume: bool, count: u32) {
     let settings = settings(site, resume);
-    for _ in 0..count {
+    for number in 0..count {
         let client = Raw::tcp(lab.client(1), server).expect("a connection");
         let mut client = client.tls(&settings, PORTAL).expect("a handshake");
         let answer = client.get(PORTAL, "/1k", "").expect("an answer");
         assert_eq!(answer.status, 200);
+        let resumed = client.agreed().is_some_and(|agreed| agreed.resumed);
+        assert_eq!(
+            resumed,
+            resume && number > 0,
+            "connection {number} to {server}"
+        );
     }
 }
 
