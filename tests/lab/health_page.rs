@@ -13,10 +13,13 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::host::Host;
+use super::{eventually::eventually, host::Host};
 
 /// How often a server looks whether it shall stop.
 const STOP_POLL: Duration = Duration::from_millis(20);
+
+/// How long the port may still be taken.
+const BIND_BOUND: Duration = Duration::from_secs(2);
 /// How long a client may take for its request.
 const REQUEST_BOUND: Duration = Duration::from_secs(2);
 
@@ -117,9 +120,10 @@ fn listen(port: u16) -> TcpListener {
         .set_reuse_address(true)
         .expect("a socket can reuse its address");
     let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    socket
-        .bind(&any.into())
-        .unwrap_or_else(|error| panic!("bind to TCP port {port}: {error}"));
+    // A program that is just being started may hold what this process had open a moment longer.
+    eventually(BIND_BOUND, &format!("TCP port {port} is free"), || {
+        socket.bind(&any.into()).is_ok()
+    });
     socket.listen(64).expect("a bound socket can listen");
     // Accepting gives up after this long, so that the server sees when to stop.
     socket

@@ -198,6 +198,8 @@ pub(crate) struct Fronts {
     upstreams: BTreeMap<(String, BackendName), Arc<Upstream>>,
     counters: BTreeMap<String, Arc<[Counters]>>,
     tls: BTreeMap<String, (model::Tls, Arc<ServerTls>)>,
+    /// Services whose certificates could not be used the last time, and why.
+    faulty: BTreeMap<String, String>,
     newest: BTreeMap<String, Newest>,
     /// Every front that some connection may have.
     all: Vec<Weak<Front>>,
@@ -211,6 +213,7 @@ impl Fronts {
             upstreams: BTreeMap::new(),
             counters: BTreeMap::new(),
             tls: BTreeMap::new(),
+            faulty: BTreeMap::new(),
             newest: BTreeMap::new(),
             all: Vec::new(),
         }
@@ -218,7 +221,8 @@ impl Fronts {
 
     /// Makes the fronts of the configuration in force, by service name. Reads files.
     ///
-    /// A service whose certificates cannot be read is left out, and says so.
+    /// A service whose certificates cannot be used keeps what TLS it has; without any it is left
+    /// out. Both are told, and tried again.
     pub(crate) fn make(&mut self, state: &DesiredState) -> Vec<Arc<Front>> {
         let services: Vec<&Arc<Service>> = state
             .config
@@ -231,6 +235,7 @@ impl Fronts {
         let mut tls = BTreeMap::new();
         let mut counters = BTreeMap::new();
         let mut newest = BTreeMap::new();
+        let mut faulty = BTreeMap::new();
         for service in services {
             let server = match &service.tls {
                 None => None,
@@ -240,12 +245,19 @@ impl Fronts {
                         Some(server)
                     }
                     Err(error) => {
-                        tracing::error!(
-                            service = service.name,
-                            "{} is not served: {error}",
-                            service.name
-                        );
-                        continue;
+                        let held = self.tls.get(&service.name);
+                        let told = self.faulty.get(&service.name);
+                        let error = error.to_string();
+                        if told != Some(&error) {
+                            complain(&service.name, held.is_some(), &error);
+                        }
+                        faulty.insert(service.name.clone(), error);
+                        let Some((of, server)) = held else {
+                            continue;
+                        };
+                        // Files may be in the middle of being replaced: nobody is cut off for that.
+                        tls.insert(service.name.clone(), (of.clone(), Arc::clone(server)));
+                        Some(Arc::clone(server))
                     }
                 },
             };
@@ -305,6 +317,7 @@ impl Fronts {
         self.newest = newest;
         self.upstreams = upstreams;
         self.tls = tls;
+        self.faulty = faulty;
         self.counters = counters;
         fronts
     }
@@ -336,7 +349,8 @@ impl Fronts {
                 }
             }
         }
-        self.upstreams.values().any(|upstream| {
+        let again = !self.faulty.is_empty();
+        let trust_changed = self.upstreams.values().any(|upstream| {
             upstream
                 .tls
                 .as_ref()
@@ -345,7 +359,8 @@ impl Fronts {
                     (Err(_), Ok(_)) => true,
                     (_, Err(_)) => false,
                 })
-        })
+        });
+        again || trust_changed
     }
 
     fn server_tls(
@@ -431,6 +446,17 @@ impl Fronts {
             source,
             name,
         }
+    }
+}
+
+fn complain(service: &str, is_served: bool, error: &str) {
+    if is_served {
+        tracing::warn!(
+            service,
+            "{service} goes on with its former TLS settings and certificates: {error}"
+        );
+    } else {
+        tracing::error!(service, "{service} is not served: {error}");
     }
 }
 
