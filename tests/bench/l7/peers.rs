@@ -114,6 +114,14 @@ impl Peers {
     }
 }
 
+impl Drop for Peers {
+    /// nginx's workers would outlive their master if that were killed.
+    fn drop(&mut self) {
+        self.nginx.signal(libc::SIGTERM);
+        self.nginx.wait(START);
+    }
+}
+
 fn is_open(host: &Host, address: SocketAddr) -> bool {
     host.net()
         .enter(|| std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
@@ -137,7 +145,7 @@ impl Servers {
             }
             let configuration = directory.join("nginx.conf");
             let text = format!(
-                "daemon off; worker_processes 1; error_log stderr; pid {0}/pid; events {{ worker_connections 8192; }}\n\
+                "daemon off; master_process off; error_log stderr; pid {0}/pid; events {{ worker_connections 8192; }}\n\
                  http {{ access_log off; sendfile on; keepalive_requests 10000000; keepalive_timeout 600;\n\
                  client_body_temp_path {0}/a; proxy_temp_path {0}/b; fastcgi_temp_path {0}/c; uwsgi_temp_path {0}/d; scgi_temp_path {0}/e;\n\
                  server {{ listen {SERVER} ssl; ssl_certificate {1}; ssl_certificate_key {2}; ssl_session_cache shared:s:10m; root {0}; }} }}\n",
