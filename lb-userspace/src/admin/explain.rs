@@ -85,7 +85,11 @@ fn explain_service(
                 let Some(value) = render::service_value(state, service, Some(pool)) else {
                     continue;
                 };
-                let own_check = |number| own_check_passes(state, service, number);
+                let own_check = |number| {
+                    name(state, number)
+                        .and_then(|name| state.backends.get(&name))
+                        .is_none_or(|known| known.passes_check_of(&service.name))
+                };
                 explained.push(asked.explain(dataplane, snapshot, &value, &own_check)?);
             }
             Ok(explained)
@@ -106,14 +110,6 @@ fn explain_service(
         }
         Forwarding::Monitor => Ok(Vec::new()),
     }
-}
-
-/// Returns whether a service of the proxy finds a backend up by its own check, if it has one.
-fn own_check_passes(state: &DesiredState, service: &Service, number: u16) -> bool {
-    name(state, number)
-        .and_then(|name| state.backends.get(&name))
-        .and_then(|known| known.service_checks.get(&service.name))
-        .is_none_or(|check| check.health == Health::Up)
 }
 
 /// Who is asked about, and where.
@@ -182,7 +178,7 @@ impl Asked<'_> {
                 .and_then(|id| name(state, id))
                 .map(|name| name.backend),
             affinity: remembered.map(|held| api::Remembered {
-                group: service.persistence.group.clone(),
+                group: service.group_in(self.pool).to_owned(),
                 backend: name(state, held.backend).map(|name| name.to_string()),
                 age_s: held.age_s,
                 expires_in_s: lifetime_s.saturating_sub(held.age_s),

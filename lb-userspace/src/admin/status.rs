@@ -142,7 +142,9 @@ fn service(snapshot: &Snapshot, proxy: Option<api::Proxied>, service: &Service) 
             .iter()
             .filter(|backend| {
                 render::is_eligible(state, pool, backend)
-                    && own_check_passes(state, service, pool, backend)
+                    && state
+                        .backend(pool, backend)
+                        .is_none_or(|known| known.passes_check_of(&service.name))
             })
             .count()
     });
@@ -209,18 +211,6 @@ fn proxied(seen: ServiceView, now: SystemTime) -> api::Proxied {
             })
             .collect(),
     }
-}
-
-fn own_check_passes(
-    state: &DesiredState,
-    service: &Service,
-    pool: &Pool,
-    backend: &Backend,
-) -> bool {
-    state
-        .backend(pool, backend)
-        .and_then(|known| known.service_checks.get(&service.name))
-        .is_none_or(|check| check.health == Health::Up)
 }
 
 fn backend(snapshot: &Snapshot, pool: &Pool, backend: &Backend) -> api::Backend {

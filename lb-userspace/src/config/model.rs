@@ -345,6 +345,16 @@ impl Service {
         self.pool.as_deref().into_iter().chain(routes)
     }
 
+    /// Returns the affinity group of the service's clients in one of its pools: they belong to a
+    /// backend in each.
+    #[must_use]
+    pub fn group_in<'a>(&'a self, pool: &'a str) -> &'a str {
+        match self.pool.as_deref() == Some(pool) {
+            true => &self.persistence.group,
+            false => pool,
+        }
+    }
+
     /// Returns the port on which `backend` serves this service.
     #[must_use]
     pub fn port_of(&self, backend: &Backend) -> u16 {

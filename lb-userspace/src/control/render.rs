@@ -370,11 +370,6 @@ pub fn service_value(
 ) -> Option<KernelService> {
     let pool = pool?;
     let persistence = &service.persistence;
-    // A client belongs to a backend in each of a service's pools.
-    let group = match service.pool.as_deref() == Some(pool) {
-        true => &persistence.group,
-        false => pool,
-    };
     Some(KernelService {
         id: 0,
         pool: state.pool_number(pool)?,
@@ -383,7 +378,7 @@ pub fn service_value(
             PersistenceKey::None | PersistenceKey::Cookie => 0,
             PersistenceKey::SourceIp => KernelService::AFFINITY,
         },
-        group: affinity::group_number(group),
+        group: affinity::group_number(service.group_in(pool)),
         affinity_timeout_s: seconds(persistence.timeout),
         ipv4_prefix: 96 + persistence.ipv4_prefix.min(32),
         ipv6_prefix: persistence.ipv6_prefix.min(128),

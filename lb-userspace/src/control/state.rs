@@ -205,6 +205,13 @@ impl CheckState {
 }
 
 impl BackendState {
+    /// Returns whether a service finds the backend up by its own check, if it has one.
+    #[must_use]
+    pub fn passes_check_of(&self, service: &str) -> bool {
+        let check = self.service_checks.get(service);
+        check.is_none_or(|check| check.health == Health::Up)
+    }
+
     /// Returns the state of a backend that nothing is known of.
     fn unknown() -> Self {
         Self {

@@ -15,7 +15,6 @@ use crate::{
     config::model::Algorithm,
     control::{
         choice::{self, Because, Remembered, Terms},
-        event::Health,
         snapshot::Snapshot,
     },
 };
@@ -293,9 +292,7 @@ fn own_check_passes(snapshot: &Snapshot, front: &Front, upstream: &Upstream) -> 
         return true;
     }
     let known = snapshot.state.backends.get(&upstream.backend);
-    known
-        .and_then(|known| known.service_checks.get(&front.service.name))
-        .is_none_or(|check| check.health == Health::Up)
+    known.is_none_or(|known| known.passes_check_of(&front.service.name))
 }
 
 /// Smooth weighted round robin: each gets its share, and turns of one backend lie apart.
