@@ -33,7 +33,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval},
@@ -174,6 +174,13 @@ impl Handle {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// Returns the present moment for a look that ends at once: unlike [`Self::snapshot`], it writes
+    /// to no memory that threads share.
+    #[must_use]
+    pub fn glance(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshot.load()
     }
 
     /// Returns a receiver of the configuration's generation, which changes with each reload.

@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// Attempts that one request or connection has.
+pub(crate) const ATTEMPTS: usize = 3;
+
 /// A backend that was chosen, and what is to be remembered when it has answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen {

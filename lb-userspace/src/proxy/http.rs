@@ -40,10 +40,7 @@ use self::{
     exchange::Exchange,
     outgoing::{Outgoing, Unsent, incoming_body, send},
 };
-use super::{failure::Failure, front::Front, worker::Worker};
-
-/// Backends that are tried for one request.
-const ATTEMPTS: u8 = 3;
+use super::{choose::ATTEMPTS, failure::Failure, front::Front, worker::Worker};
 
 /// Serves a client's connection until it ends.
 pub(crate) async fn serve<S>(worker: Rc<Worker>, front: Arc<Front>, opened: Opened, stream: S)
@@ -195,7 +192,7 @@ async fn way(
     let mut failed: Vec<u16> = Vec::new();
     let mut last = Failure::NoBackend;
     let response = loop {
-        if exchange.retries >= ATTEMPTS {
+        if usize::from(exchange.retries) >= ATTEMPTS {
             return Err(last.into());
         }
         let lease = match conversation

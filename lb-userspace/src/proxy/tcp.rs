@@ -22,9 +22,6 @@ use super::{
     worker::Worker,
 };
 
-/// Backends that are tried for one connection.
-const ATTEMPTS: usize = 3;
-
 /// Serves a connection: which pool, which backend, a connection to it, bytes both ways.
 ///
 /// # Errors
@@ -76,7 +73,11 @@ async fn forward(
     drop(expected);
     record.wait = Some(begun.elapsed());
     front.counters(worker.index).connects.add(1);
-    let _live = remember(worker, &chosen);
+    // Its entry does not age while the connection lives.
+    let _live = chosen.memory.map(|memory| {
+        worker.remember(&memory);
+        worker.live.enter(memory.key)
+    });
     let mut first = Vec::new();
     if let Some(version) = front.service.proxy_protocol.send {
         let vip = front.service.listen();
@@ -140,7 +141,7 @@ async fn connect(
 ) -> Result<(Chosen, TcpStream, Load), Failure> {
     let mut failed = Vec::new();
     let mut last = Failure::NoBackend;
-    while failed.len() < ATTEMPTS {
+    while failed.len() < choose::ATTEMPTS {
         let asker = Asker {
             client: client.ip(),
             port: client.port(),
@@ -166,14 +167,4 @@ async fn connect(
         }
     }
     Err(last)
-}
-
-/// The backend has taken the client: from now on it belongs there, and its entry does not age while
-/// the returned value lives.
-fn remember(worker: &Worker, chosen: &Chosen) -> Option<super::live::LiveClient> {
-    let memory = chosen.memory?;
-    let replace = memory.replace || memory.known;
-    let mut clients = worker.clients.borrow_mut();
-    clients.remember(&memory.key, memory.belongs_to, replace);
-    Some(worker.live.enter(memory.key))
 }

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     access_log::{AccessLog, Side},
-    choose::{self, Turns},
+    choose::{self, Memory, Turns},
     complaints::{Complaints, Subject},
     connection,
     descriptors::{self, Expected},
@@ -115,6 +115,12 @@ impl Worker {
             // A full queue has enough to look into.
             let _ = self.accused.try_send(upstream.backend.clone());
         }
+    }
+
+    /// The backend has taken a client: from now on the client belongs where its memory says.
+    pub(crate) fn remember(&self, memory: &Memory) {
+        let mut clients = self.clients.borrow_mut();
+        clients.remember(&memory.key, memory.belongs_to, memory.replace);
     }
 
     /// Waits until a tunnel must end, and returns why: its backend is out of service, or the worker

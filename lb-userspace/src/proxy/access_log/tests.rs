@@ -45,28 +45,7 @@ fn full() -> Record {
 fn bare(service: &str) -> Record {
     Record {
         time: UNIX_EPOCH,
-        service: service.into(),
-        kind: Kind::Tcp,
-        client: "[fd00::1]:1".parse().unwrap(),
-        backend: None,
-        backend_address: None,
-        method: None,
-        target: None,
-        host: None,
-        protocol: None,
-        status: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        handshake: None,
-        wait: None,
-        first_byte: None,
-        total: None,
-        reused: false,
-        retries: 0,
-        fault: None,
-        reason: None,
-        tls_version: None,
-        sni: None,
+        ..Record::begin(service.into(), Kind::Tcp, "[fd00::1]:1".parse().unwrap())
     }
 }
 

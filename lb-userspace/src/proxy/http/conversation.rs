@@ -70,6 +70,7 @@ const CHOICE_HOLDS: Duration = Duration::from_secs(1);
 /// The same for a detour: to find that the client's own backend still accepts nothing may take each
 /// time as long as a connection may take.
 const DETOUR_HOLDS: Duration = Duration::from_secs(10);
+
 impl fmt::Debug for Conversation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Conversation")
@@ -310,7 +311,7 @@ impl Conversation {
     fn last_choice(&self, place: usize) -> Option<Chosen> {
         let choice = self.chosen.borrow();
         let choice = choice.as_ref()?;
-        let snapshot = self.worker.handle.snapshot();
+        let snapshot = self.worker.handle.glance();
         let holds = choice.place == place
             && Instant::now() < choice.until
             && choose::still_serves(&snapshot, choice.chosen.number);
@@ -324,25 +325,18 @@ impl Conversation {
         };
         let mut live = self.live.borrow_mut();
         let lives = live.iter().any(|one| one.key() == &memory.key);
-        let known = memory.known
-            || self.chosen.borrow().as_ref().is_some_and(|choice| {
-                choice
-                    .chosen
-                    .memory
-                    .is_some_and(|held| held.known && held.key == memory.key)
-            });
+        let mut choice = self.chosen.borrow_mut();
+        let held = choice
+            .as_mut()
+            .and_then(|choice| choice.chosen.memory.as_mut());
+        let known = match held {
+            Some(held) if held.key == memory.key => {
+                memory.known | std::mem::replace(&mut held.known, true)
+            }
+            _ => memory.known,
+        };
         if !known || !lives {
-            let mut clients = self.worker.clients.borrow_mut();
-            clients.remember(
-                &memory.key,
-                memory.belongs_to,
-                memory.replace || memory.known,
-            );
-        }
-        if let Some(choice) = &mut *self.chosen.borrow_mut()
-            && let Some(held) = &mut choice.chosen.memory
-        {
-            held.known = true;
+            self.worker.remember(&memory);
         }
         if !lives {
             live.push(self.worker.live.enter(memory.key));

@@ -2,7 +2,6 @@
 //! over, however they end.
 
 use std::{
-    cell::Cell,
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -28,7 +27,7 @@ use super::{
 pub(crate) struct Exchange {
     conversation: Rc<Conversation>,
     begun: Instant,
-    over: Cell<bool>,
+    over: bool,
     /// The connection to the backend.
     pub(crate) lease: Option<Lease>,
     /// The connection belongs to the client from now on.
@@ -85,7 +84,7 @@ impl Exchange {
         Box::new(Self {
             conversation: Rc::clone(conversation),
             begun: Instant::now(),
-            over: Cell::new(false),
+            over: false,
             lease: None,
             bind: false,
             used_up: false,
@@ -145,7 +144,7 @@ impl Exchange {
 
     /// The answer is over, and was whole.
     pub(crate) fn complete(mut self) {
-        self.over.set(true);
+        self.over = true;
         let Some(lease) = self.lease.take() else {
             return;
         };
@@ -163,7 +162,7 @@ impl Exchange {
 
     /// The answer ended early: nothing of it is used again.
     pub(crate) fn fail(mut self, failure: Failure) {
-        self.over.set(true);
+        self.over = true;
         self.failed(failure);
     }
 
@@ -203,7 +202,7 @@ impl Drop for Exchange {
         if let Some(gate) = &self.gate {
             gate.cancel();
         }
-        if !self.over.get() {
+        if !self.over {
             let late = self.conversation.late();
             let gone = match self.conversation.worker.stopping.over.has_come() {
                 true => Failure::Stopping,
