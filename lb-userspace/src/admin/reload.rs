@@ -54,8 +54,10 @@ pub async fn reload(handle: &Handle, file: &Path) -> Result<api::Reloaded, Reloa
 /// Returns what the reload takes in, and only a new process applies.
 fn late(former: &Config, new: &Config) -> Vec<String> {
     let admin = |config: &Config| (config.admin.group.clone(), config.admin.mode);
+    // The access log follows the configuration at once.
+    let log = |config: &Config| (config.log.level, config.log.format);
     [
-        ("log", former.log != new.log),
+        ("log", log(former) != log(new)),
         ("admin", admin(former) != admin(new)),
         ("node.workers", former.node.workers != new.node.workers),
     ]
@@ -98,5 +100,8 @@ mod tests {
         let said = late(&former, &changed);
         assert_eq!(said.len(), 2, "{said:?}");
         assert!(said[0].starts_with("log: ") && said[1].starts_with("admin: "));
+
+        let access = format!("{FILE}\n[log]\naccess = \"stdout\"");
+        assert!(late(&former, &config::parse(&access).expect("valid")).is_empty());
     }
 }

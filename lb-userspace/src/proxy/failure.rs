@@ -69,6 +69,7 @@ failures! {
     NoBackend = "no_backend", Us, 503, "no backend is up, active and free";
     BackendsFull = "backends_full", Us, 503, "every backend that could serve has max_connections, and none became free in time";
     TrustUnusable = "trust_unusable", Us, 502, "TLS to the backend cannot be set up: see the log";
+    OutOfDescriptors = "out_of_descriptors", Us, 503, "the limit of open files leaves none for another connection to a backend: raise LimitNOFILE";
     NoSource = "no_source", Us, 502, "the connection to the backend cannot leave from the address that is configured";
     ConnectFailed = "connect_failed", Backend, 502, "no backend accepted the connection";
     ConnectTimeout = "connect_timeout", Backend, 504, "the backend did not accept the connection within timeouts.connect";

@@ -272,7 +272,10 @@ pub(crate) async fn connect(
     let address = upstream.address;
     let deadline = front.service.timeouts.connect;
     let socket = socket(front, address, client).map_err(|error| ConnectError {
-        failure: Failure::NoSource,
+        failure: match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Failure::OutOfDescriptors,
+            _ => Failure::NoSource,
+        },
         detail: error.to_string(),
     })?;
     match timeout(deadline, socket.connect(address)).await {
