@@ -11,15 +11,11 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
-
-use super::{eventually::eventually, host::Host};
+use super::{host::Host, listening::listen};
 
 /// How often a server looks whether it shall stop.
 const STOP_POLL: Duration = Duration::from_millis(20);
 
-/// How long the port may still be taken.
-const BIND_BOUND: Duration = Duration::from_secs(2);
 /// How long a client may take for its request.
 const REQUEST_BOUND: Duration = Duration::from_secs(2);
 
@@ -90,7 +86,7 @@ impl HealthPage {
     /// If the port is taken.
     pub fn resume(&mut self) {
         self.stop();
-        let listener = self.host.net().enter(|| listen(self.port));
+        let listener = self.host.net().enter(|| open(self.port));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
             let (stop, state) = (Arc::clone(&stop), Arc::clone(&self.state));
@@ -110,21 +106,8 @@ impl Drop for HealthPage {
     }
 }
 
-fn listen(port: u16) -> TcpListener {
-    let socket =
-        Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).expect("a socket can be made");
-    socket
-        .set_only_v6(false)
-        .expect("a socket can serve both families");
-    socket
-        .set_reuse_address(true)
-        .expect("a socket can reuse its address");
-    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    // A program that is just being started may hold what this process had open a moment longer.
-    eventually(BIND_BOUND, &format!("TCP port {port} is free"), || {
-        socket.bind(&any.into()).is_ok()
-    });
-    socket.listen(64).expect("a bound socket can listen");
+fn open(port: u16) -> TcpListener {
+    let socket = listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
     // Accepting gives up after this long, so that the server sees when to stop.
     socket
         .set_read_timeout(Some(STOP_POLL))

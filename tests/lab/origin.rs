@@ -28,18 +28,22 @@ pub mod sign_on;
 use std::{
     fmt, io,
     net::{Ipv6Addr, SocketAddr, TcpListener},
-    sync::{Arc, Mutex, RwLock},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use rustls::ServerConfig;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 
 use super::{
     authority,
     eventually::{eventually, holds_within},
     host::Host,
+    listening::listen,
     nginx::Certificate,
     stream::{Agreed, End},
 };
@@ -51,11 +55,8 @@ pub use record::Record;
 pub use request::Request;
 pub use response::{Response, filling};
 
-/// How long a port may still be taken, and a connection may take to end.
+/// How long a request may take to come, and a connection to end.
 const BOUND: Duration = Duration::from_secs(5);
-
-/// How many connections may wait to be accepted.
-const BACKLOG: i32 = 4096;
 
 /// How long an origin waits after a connection that it could not accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
@@ -123,6 +124,7 @@ impl OriginBuilder {
                 sign_on: self.sign_on,
                 rule: RwLock::default(),
                 log: Mutex::default(),
+                body_received: AtomicU64::new(0),
                 connections: Connections::default(),
                 events: Events::default(),
             }),
@@ -149,6 +151,7 @@ struct Shared {
     sign_on: Option<String>,
     rule: RwLock<Option<Arc<Rule>>>,
     log: Mutex<Log>,
+    body_received: AtomicU64,
     connections: Connections,
     events: Events,
 }
@@ -202,6 +205,12 @@ impl Origin {
     #[must_use]
     pub fn received(&self) -> u64 {
         self.with_log(|log| log.received)
+    }
+
+    /// Returns how many bytes of bodies came so far, also of requests that go on.
+    #[must_use]
+    pub fn body_received(&self) -> u64 {
+        self.shared.body_received.load(Ordering::Relaxed)
     }
 
     /// Forgets the requests so far.
@@ -309,7 +318,7 @@ impl Origin {
     /// If the port is taken.
     pub fn resume(&mut self) {
         self.stop_listening();
-        let listener = self.host.net().enter(|| listen(self.address));
+        let listener: TcpListener = self.host.net().enter(|| listen(self.address)).into();
         let accepting = listener.try_clone().expect("a socket can be duplicated");
         let shared = Arc::clone(&self.shared);
         let thread = thread::spawn(move || accept(&accepting, &shared));
@@ -328,29 +337,6 @@ impl Drop for Origin {
         // They hold nothing of the site but sockets; what does not end is not worth a panic here.
         holds_within(BOUND, || self.open_connections() == 0);
     }
-}
-
-fn listen(address: SocketAddr) -> TcpListener {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )
-    .expect("a socket can be made");
-    if address.is_ipv6() {
-        socket
-            .set_only_v6(false)
-            .expect("a socket can serve both families");
-    }
-    socket
-        .set_reuse_address(true)
-        .expect("a socket can reuse its address");
-    // A child that another thread has just begun may hold the port that was closed before.
-    eventually(BOUND, &format!("bind to TCP {address}"), || {
-        socket.bind(&address.into()).is_ok()
-    });
-    socket.listen(BACKLOG).expect("a bound socket can listen");
-    socket.into()
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {

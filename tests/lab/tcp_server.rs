@@ -15,12 +15,10 @@ use std::{
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::{eventually::eventually, host::Host};
+use super::{eventually::eventually, host::Host, listening::listen};
 
-/// How long a port may still be taken, and a connection may take to end.
+/// How long a connection may take to end.
 const BOUND: Duration = Duration::from_secs(5);
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 4096;
 
 type Serve = dyn Fn(TcpStream, SocketAddr) + Send + Sync;
 
@@ -132,7 +130,7 @@ impl TcpServer {
     /// If the port is taken.
     pub fn resume(&mut self) {
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.port));
-        let listener = self.host.net().enter(|| listen(address));
+        let listener: TcpListener = self.host.net().enter(|| listen(address)).into();
         let accepting = listener.try_clone().expect("a socket can be duplicated");
         let shared = Arc::clone(&self.shared);
         let thread = thread::spawn(move || accept(&accepting, &shared));
@@ -153,26 +151,6 @@ impl Drop for TcpServer {
         self.stop_listening();
         self.reset_all();
     }
-}
-
-fn listen(address: SocketAddr) -> TcpListener {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )
-    .expect("a socket can be made");
-    socket
-        .set_only_v6(false)
-        .expect("a socket can serve both families");
-    socket
-        .set_reuse_address(true)
-        .expect("a socket can reuse its address");
-    eventually(BOUND, &format!("bind to TCP {address}"), || {
-        socket.bind(&address.into()).is_ok()
-    });
-    socket.listen(BACKLOG).expect("a bound socket can listen");
-    socket.into()
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {

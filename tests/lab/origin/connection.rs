@@ -3,7 +3,7 @@
 use std::{
     io::{self, Write},
     net::{SocketAddr, TcpStream},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -203,6 +203,10 @@ impl Connection<'_> {
         match exchange.body.next(&mut self.wire) {
             Ok(Some(piece)) => {
                 exchange.record.add(&piece);
+                let length = piece.data.len() as u64;
+                self.shared
+                    .body_received
+                    .fetch_add(length, Ordering::Relaxed);
                 Ok(Some(piece.data))
             }
             Ok(None) => {
