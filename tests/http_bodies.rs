@@ -1,9 +1,9 @@
 //! Bodies of any length: streamed at the pace of the slower side, never kept.
 
-use std::{fs, io::Write as _, thread, time::Duration};
+use std::{fs, io::Write as _, time::Duration};
 
 use lb_tests::lab::{
-    Daemon, Lab, eventually,
+    Daemon, Lab, always, eventually,
     gate::Gate,
     origin::Response,
     web_site::{PORTAL, SERVICE, WebSite, url},
@@ -109,9 +109,15 @@ fn an_early_answer_reaches_the_client_and_the_rest_of_its_body_the_backend() {
         .expect("sent");
     let answer = client.answer("POST").expect("an answer");
     assert_eq!(answer.status, 202, "{}", daemon.log());
-    for _ in 0..9 {
-        thread::sleep(Duration::from_millis(200));
+    let before = origin.body_received();
+    for pieces in 1..=9 {
+        always(Duration::from_millis(200), "the upload goes on", || {
+            daemon.status().service(SERVICE).proxy("connections_open") == 1
+        });
         client.send("0123456789").expect("the connection goes on");
+        eventually(BOUND, "the piece is there", || {
+            origin.body_received() == before + pieces * 10
+        });
     }
     let record = origin.await_record("the whole body", |record| record.path() == "/early");
     assert_eq!(record.body_length, 100, "{record:?}\n{}", daemon.log());

@@ -9,7 +9,7 @@ use std::{
 };
 
 use lb_tests::lab::{
-    Daemon, Lab, eventually,
+    Daemon, Lab, always, eventually,
     eventually::eventually_some,
     gate::Gate,
     origin::{Origin, Record, Response},
@@ -64,14 +64,9 @@ fn each_slow_client_is_ended_after_its_own_time() {
         "GET / HTTP/1.1\r\nHost: {PORTAL}\r\nX: {}",
         "x".repeat(1000)
     );
-    let mut ended = false;
-    for byte in typed.bytes() {
-        if slow.send([byte]).is_err() {
-            ended = true;
-            break;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
+    let ended = typed.bytes().any(|byte| {
+        slow.send([byte]).is_err() || slow.await_end(Duration::from_millis(20)).is_ok()
+    });
     assert!(ended && begun.elapsed() < BOUND, "{:?}", begun.elapsed());
     await_failures(&daemon, "header_timeout", 2);
 
@@ -313,9 +308,12 @@ fn a_100_comes_after_the_backends_and_a_refusal_leaves_the_body_unread() {
     gate.open();
     let (status, _) = client.answer_head().expect("an answer");
     assert_eq!(status, 200);
-    for _ in 0..6 {
+    let before = origin.body_received();
+    for pieces in 1..=6 {
         client.send("0123456789").expect("sent");
-        thread::sleep(Duration::from_millis(20));
+        eventually(BOUND, "the piece is there", || {
+            origin.body_received() == before + pieces * 10
+        });
     }
     let mute = origin.await_record("the whole body", |record| record.path() == "/mute");
     assert_eq!(mute.body_length, 60);
@@ -598,7 +596,9 @@ fn events_come_one_by_one_and_may_be_rare() {
     eventually(BOUND, "a reader", || origin.event_readers() == 1);
     for number in 0..3 {
         // Longer than any of the timeouts but the tunnel's.
-        thread::sleep(Duration::from_millis(1700));
+        always(Duration::from_millis(1700), "the stream stays", || {
+            origin.event_readers() == 1
+        });
         let event = format!("data: {number}\n\n");
         origin.send_event(&number.to_string());
         let chunk = format!("{:X}\r\n{event}\r\n", event.len());

@@ -14,7 +14,7 @@ use lb_tests::lab::{
     authority::Authority,
     crowd::{PUBLIC, SCHEME, Visitor, Witness},
     curl::{Curl, Fetched},
-    eventually::eventually,
+    eventually::{always, eventually},
     kerberos::Kerberos,
     origin::{Response, filling, sign_on},
     raw::Raw,
@@ -353,7 +353,7 @@ fn a_request_whose_sign_on_is_lost_is_not_asked_again_as_nobody() {
 fn a_slow_client_has_its_whole_answer_after_its_backend_has_gone() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start_with(&lab, |origin| origin.sign_on(SCHEME));
-    let _daemon = Daemon::start(&lab, &site.configuration(&lab));
+    let daemon = Daemon::start(&lab, &site.configuration(&lab));
     // What the kernels keep is little beside what the balancer does.
     lab.client(1)
         .net()
@@ -379,7 +379,11 @@ fn a_slow_client_has_its_whole_answer_after_its_backend_has_gone() {
     let mut read = Vec::new();
     // For longer than a connection that ends has otherwise.
     for _ in 0..pieces {
-        thread::sleep(Duration::from_secs(1));
+        always(
+            Duration::from_secs(1),
+            "the rest of the answer waits",
+            || daemon.status().service(SERVICE).proxy("connections_open") == 1,
+        );
         read.extend(raw.read_exactly(piece).expect("a piece"));
     }
     assert!(read == whole);

@@ -16,7 +16,7 @@ use std::{
 use lb_tests::lab::{
     Configuration, Daemon, HealthPage, Host, IdentityServer, Lab, Random,
     configuration::{HEALTH, HEALTH_PORT, SIX_HOURS, backend, backend6},
-    eventually::eventually,
+    eventually::{always, eventually},
     origin::Origin,
     proxied::Proxied,
     raw::Raw,
@@ -270,11 +270,9 @@ fn a_tunnel_ends_after_its_time_without_a_byte_and_not_before() {
     let echoes = Echoes::start(&lab);
     let daemon = Daemon::start(&lab, &configuration(&lab, "timeouts = { tunnel = \"2s\" }"));
     let mut client = client(lab.client(1));
-    let busy = Instant::now();
-    while busy.elapsed() < Duration::from_secs(3) {
-        client.echo(b"I am here").expect("an echo");
-        thread::sleep(Duration::from_millis(200));
-    }
+    always(Duration::from_secs(3), "a busy tunnel stays", || {
+        client.echo(b"I am here").is_ok()
+    });
     let idle = Instant::now();
 
     end_of(&mut client.stream).expect("an end");
@@ -725,8 +723,10 @@ fn without_descriptors_clients_wait_and_everybody_else_lives_on() {
         ))
         .ok();
     let mut held = Vec::new();
-    // The limit is looked at each second.
-    thread::sleep(Duration::from_millis(1200));
+    eventually(BOUND, "the daemon knows", || {
+        let said = format!("the limit of open files is {limit}\n");
+        daemon.log().contains(&said)
+    });
     for _ in 0..80 {
         held.push(connect(lab.client(1), None, vip(443)).expect("the kernel accepts"));
     }

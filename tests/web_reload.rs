@@ -12,7 +12,7 @@ use std::{
 use lb_tests::lab::{
     Configuration, Daemon, Host, Lab,
     configuration::backend,
-    eventually::{eventually, eventually_some},
+    eventually::{always, eventually, eventually_some},
     gate::Gate,
     nginx::Certificate,
     origin::Response,
@@ -360,7 +360,9 @@ fn an_access_log_that_is_moved_away_and_opened_again_loses_no_line() {
             daemon.signal(libc::SIGUSR1);
             eventually(BOUND, "a new file", || log.exists());
             moved.push(away);
-            thread::sleep(Duration::from_millis(100));
+            eventually(BOUND, "lines in the new file", || {
+                asking.is_finished() || lines(&log).len() >= REQUESTS / 20
+            });
         }
     });
 
@@ -458,10 +460,9 @@ fn what_does_not_end_in_its_time_ends_with_the_daemon_and_is_logged() {
 
     let begun = Instant::now();
     daemon.signal(libc::SIGTERM);
-    while begun.elapsed() < Duration::from_secs(3) {
-        echo(&mut held, "still here").expect("a WebSocket has its time");
-        thread::sleep(Duration::from_millis(100));
-    }
+    always(Duration::from_secs(3), "a WebSocket has its time", || {
+        echo(&mut held, "still here").is_ok()
+    });
     held.await_end(BOUND).expect("an end");
     slow.await_end(BOUND).expect("an end");
     assert!(daemon.wait().success());

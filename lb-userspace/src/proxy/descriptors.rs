@@ -57,7 +57,10 @@ pub(crate) fn raise() -> io::Result<()> {
 pub(crate) fn look() {
     if let Ok(limit) = read() {
         let limit = i32::try_from(limit.rlim_cur).unwrap_or(i32::MAX);
-        LIMIT.store(limit, Ordering::Relaxed);
+        let former = LIMIT.swap(limit, Ordering::Relaxed);
+        if limit != former {
+            tracing::info!("the limit of open files is {limit}");
+        }
     }
 }
 
