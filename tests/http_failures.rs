@@ -12,14 +12,13 @@ use lb_tests::lab::{
     Daemon, Lab, always, eventually,
     eventually::eventually_some,
     gate::Gate,
+    http2::{self, END_HEADERS, END_STREAM, block, frame, kind},
     origin::{Origin, Record, Response},
     raw::Raw,
     site::{campus_v4, vip},
     stream::End,
     web_site::{HEALTH, POOL, PORTAL, SERVICE, WebSite, url},
 };
-
-use crate::http_framing::{block, frame};
 
 const BOUND: Duration = Duration::from_secs(10);
 
@@ -118,23 +117,15 @@ fn a_client_of_http2_that_takes_nothing_is_ended() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
     let daemon = Daemon::start(&lab, &site.configuration_with(&lab, TIMEOUTS));
-    let mut client = Raw::tcp(lab.client(1), vip(443))
-        .and_then(|it| it.tls(&site.client(&["h2"]), PORTAL))
-        .expect("a connection");
-    // SETTINGS_INITIAL_WINDOW_SIZE (4) is 0: no byte of a body may come.
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    bytes.extend(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]));
-    let get = block(&[
-        (":method", "GET"),
-        (":scheme", "https"),
-        (":authority", PORTAL),
-        (":path", "/bytes/1000000"),
-    ]);
-    bytes.extend(frame(1, 5, 1, &get));
-    client.send(bytes).expect("sent");
+    const INITIAL_WINDOW_SIZE: u16 = 4;
+    // No byte of a body may come.
+    let mut client = site.http2_with(lab.client(1), &[(INITIAL_WINDOW_SIZE, 0)]);
+    client
+        .send(http2::get(1, PORTAL, "/bytes/1000000"))
+        .expect("sent");
 
     await_failures(&daemon, "client_stalled", 1);
-    client.await_end(BOUND).expect("an end");
+    client.raw().await_end(BOUND).expect("an end");
     eventually(BOUND, "the backend's connection has ended", || {
         site.origins[0].open_connections() == 0 && open_clients(&daemon) == 0
     });
@@ -247,6 +238,91 @@ fn what_is_too_large_is_refused() {
     let mut client = site.raw(lab.client(1));
     let good = client.get(PORTAL, "/good", &format!("X: {}\r\n", "x".repeat(15_000)));
     assert_eq!(good.expect("an answer").status, 200);
+}
+
+#[test]
+fn a_client_that_is_refused_while_it_sends_can_read_why() {
+    let lab = Lab::one_arm().gateways(1).build();
+    let site = WebSite::start(&lab);
+    let limits = r#"limits = { body_size = "10KiB", header_size = "16KiB" }"#;
+    let _daemon = Daemon::start(&lab, &site.configuration_with(&lab, limits));
+    let starts = [
+        (
+            413,
+            format!("POST / HTTP/1.1\r\nHost: {PORTAL}\r\nContent-Length: 1000000\r\n\r\n"),
+        ),
+        (
+            431,
+            format!(
+                "GET / HTTP/1.1\r\nHost: {PORTAL}\r\nX: {}",
+                "x".repeat(20_000)
+            ),
+        ),
+    ];
+    for (status, start) in starts {
+        let mut client = site.raw(lab.client(1));
+        client.send(start).expect("sent");
+        assert_eq!(client.answer("GET").expect("an answer").status, status);
+        for _ in 0..32 {
+            client
+                .send([b'x'; 2048])
+                .expect("taken, though nobody reads it");
+        }
+        assert_eq!(client.await_end(BOUND).expect("an end"), End::Close);
+    }
+}
+
+#[test]
+fn a_stream_that_is_refused_while_it_sends_ends_with_its_answer() {
+    let lab = Lab::one_arm().gateways(1).build();
+    let site = WebSite::start(&lab);
+    let limits = r#"limits = { body_size = "10KiB" }"#;
+    let daemon = Daemon::start(&lab, &site.configuration_with(&lab, limits));
+    let origin = &site.origins[0];
+    origin.answer(|request| (request.path() == "/refused").then(|| Response::status(403).early()));
+    let post = |stream, path, length: &str| {
+        let mut fields = http2::usual("POST", PORTAL, path);
+        fields.push(("content-length", length));
+        frame(kind::HEADERS, END_HEADERS, stream, &block(&fields))
+    };
+    let mut client = site.http2(lab.client(1));
+
+    for (stream, path, status) in [(1, "/", 413), (3, "/refused", 403)] {
+        let length = if status == 413 { "20000" } else { "10000" };
+        client.send(post(stream, path, length)).expect("sent");
+        let answered = client.answer(stream).expect("an answer");
+        assert_eq!(
+            answered.status,
+            Some(status),
+            "{answered:?}\n{}",
+            daemon.log()
+        );
+        let half = length.parse::<usize>().expect("a number") / 2;
+        let mut rest = frame(kind::DATA, 0, stream, &vec![b'x'; half]);
+        rest.extend(frame(kind::DATA, END_STREAM, stream, &vec![b'x'; half]));
+        client.send(rest).expect("sent");
+    }
+    client.send(http2::get(5, PORTAL, "/next")).expect("sent");
+    let answered = client.answer(5).expect("an answer");
+    assert_eq!(answered.status, Some(200), "{}", daemon.log());
+    assert_eq!(
+        client.kept().find(|frame| frame.kind == kind::RST_STREAM),
+        None
+    );
+
+    // Who sends on without an end is let go, and hears it.
+    client.send(post(7, "/", "20000")).expect("sent");
+    assert_eq!(client.answer(7).expect("an answer").status, Some(413));
+    let reset = loop {
+        let frame = client.next_frame().expect("a reset");
+        if frame.stream == 7 {
+            break frame;
+        }
+    };
+    assert_eq!(
+        (reset.kind, reset.error_code()),
+        (kind::RST_STREAM, Some(0))
+    );
 }
 
 #[test]

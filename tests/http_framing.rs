@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use lb_tests::lab::{
     Daemon, Lab,
+    http2::{self, END_HEADERS, END_STREAM, block, frame, kind, usual},
     origin::{Origin, Record, Response},
-    raw::Raw,
-    site::vip,
     stream::End,
     web_site::{PORTAL, SERVICE, WebSite, url},
 };
@@ -406,76 +405,29 @@ fn http2_becomes_one_request_of_http1() {
     assert!(of("/delete").headers("transfer-encoding").is_empty());
 }
 
-/// Returns a frame of HTTP/2 (RFC 9113 section 4.1).
-pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a short frame");
-    let mut frame = length.to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// Returns a block of literal fields without Huffman coding (RFC 7541 section 6.2.2).
-pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).expect("a short text"));
-            block.extend(text.as_bytes());
-        }
-    }
-    block
-}
-
 #[test]
 fn http2_requests_with_two_meanings_never_reach_a_backend() {
-    const DATA: u8 = 0;
-    const HEADERS: u8 = 1;
-    const RST_STREAM: u8 = 3;
-    const SETTINGS: u8 = 4;
-    const GOAWAY: u8 = 7;
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
     let daemon = Daemon::start(&lab, &site.configuration(&lab));
     let origin = &site.origins[0];
-    let settings = site.client(&["h2"]);
-    // Sends a request and returns the first byte of the answer's fields, or why there is none.
+    // Sends a request and returns the status of the answer, or why there is none.
     let ask = |fields: &[(&str, &str)], body: Option<&str>| {
-        let mut client = Raw::tcp(lab.client(1), vip(443))
-            .and_then(|it| it.tls(&settings, PORTAL))
-            .expect("a connection");
-        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        bytes.extend(frame(SETTINGS, 0, 0, &[]));
-        let flags = if body.is_some() { 4 } else { 5 };
-        bytes.extend(frame(HEADERS, flags, 1, &block(fields)));
+        let mut client = site.http2(lab.client(1));
+        let flags = match body {
+            Some(_) => END_HEADERS,
+            None => END_HEADERS | END_STREAM,
+        };
+        let mut bytes = frame(kind::HEADERS, flags, 1, &block(fields));
         if let Some(body) = body {
-            bytes.extend(frame(DATA, 1, 1, body.as_bytes()));
+            bytes.extend(frame(kind::DATA, END_STREAM, 1, body.as_bytes()));
         }
         client.send(bytes).expect("sent");
-        loop {
-            let Ok(head) = client.read_exactly(9) else {
-                return Err("the end".to_owned());
-            };
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-            let payload = client.read_exactly(length).expect("a whole frame");
-            match head[3] {
-                HEADERS => return Ok(payload[0]),
-                kind @ (RST_STREAM | GOAWAY) => return Err(format!("{kind}: {payload:?}")),
-                _ => {}
-            }
-        }
+        let answered = client.answer(1).map_err(|error| error.to_string())?;
+        answered.status.ok_or_else(|| format!("{answered:?}"))
     };
-    const STATUS_200: u8 = 0x88;
-    const STATUS_400: u8 = 0x8c;
-    let usual = [
-        (":method", "GET"),
-        (":scheme", "https"),
-        (":authority", PORTAL),
-        (":path", "/x"),
-    ];
-    assert_eq!(ask(&usual, None), Ok(STATUS_200), "{}", daemon.log());
+    let usual = usual("GET", PORTAL, "/x");
+    assert_eq!(ask(&usual, None), Ok(200), "{}", daemon.log());
     origin.forget();
     for field in [
         ("host", "other.example"),
@@ -494,11 +446,11 @@ fn http2_requests_with_two_meanings_never_reach_a_backend() {
         (":path", "/y"),
         ("content-length", "5"),
     ] {
-        let mut fields = usual.to_vec();
+        let mut fields = usual.clone();
         fields.push(field);
         let got = ask(&fields, None);
         assert!(
-            matches!(got, Err(_) | Ok(STATUS_400)),
+            matches!(got, Err(_) | Ok(400)),
             "{field:?}: {got:?}\n{}",
             daemon.log()
         );
@@ -515,25 +467,25 @@ fn http2_requests_with_two_meanings_never_reach_a_backend() {
         (":method", "CONNECT"),
         (":method", "GET /smuggled HTTP/1.1\r\n"),
     ] {
-        let fields = usual.map(|field| if field.0 == changed.0 { changed } else { field });
+        let mut fields = usual.clone();
+        for field in &mut fields {
+            if field.0 == changed.0 {
+                *field = changed;
+            }
+        }
         let got = ask(&fields, None);
         assert!(
-            matches!(got, Err(_) | Ok(STATUS_400)),
+            matches!(got, Err(_) | Ok(400)),
             "{changed:?}: {got:?}\n{}",
             daemon.log()
         );
     }
     // More or less than was said.
     for length in ["3", "30", "+5", "5, 5"] {
-        let mut fields = usual.map(|field| match field {
-            (":method", _) => (":method", "POST"),
-            field => field,
-        });
-        fields[3].1 = "/body";
-        let mut fields = fields.to_vec();
+        let mut fields = http2::usual("POST", PORTAL, "/body");
         fields.push(("content-length", length));
         let got = ask(&fields, Some("hello"));
-        assert_ne!(got, Ok(STATUS_200), "{length}\n{}", daemon.log());
+        assert_ne!(got, Ok(200), "{length}\n{}", daemon.log());
     }
     for record in requests(origin) {
         assert!(!record.complete, "{record:?}");

@@ -43,6 +43,8 @@ pub mod gate;
 #[cfg(feature = "web")]
 pub mod http1;
 #[cfg(feature = "web")]
+pub mod http2;
+#[cfg(feature = "web")]
 pub mod kerberos;
 #[cfg(feature = "web")]
 pub mod origin;

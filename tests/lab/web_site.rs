@@ -10,6 +10,7 @@ use super::{
     configuration::{Configuration, backend},
     curl::Curl,
     host::Host,
+    http2::Http2,
     nginx::Certificate,
     origin::Origin,
     raw::Raw,
@@ -165,6 +166,29 @@ impl WebSite {
     pub fn raw(&self, host: &Host) -> Raw {
         Raw::tcp(host, vip(443))
             .and_then(|client| client.tls(&self.client(&["http/1.1"]), PORTAL))
+            .expect("a connection to the portal")
+    }
+
+    /// Connects a raw client of HTTP/2 on `host` to the VIP.
+    ///
+    /// # Panics
+    ///
+    /// See [`raw`](Self::raw).
+    #[must_use]
+    pub fn http2(&self, host: &Host) -> Http2 {
+        self.http2_with(host, &[])
+    }
+
+    /// The same with these settings.
+    ///
+    /// # Panics
+    ///
+    /// See [`raw`](Self::raw).
+    #[must_use]
+    pub fn http2_with(&self, host: &Host, settings: &[(u16, u32)]) -> Http2 {
+        Raw::tcp(host, vip(443))
+            .and_then(|client| client.tls(&self.client(&["h2"]), PORTAL))
+            .and_then(|client| Http2::begin(client, settings))
             .expect("a connection to the portal")
     }
 }

@@ -4,6 +4,7 @@
 //! choose a backend, a connection to it, headers, send, judge the answer, stream it.
 
 pub(crate) mod activity;
+mod arriving;
 pub(crate) mod body;
 pub(crate) mod conversation;
 mod cookie;
@@ -16,12 +17,13 @@ mod request;
 mod response;
 pub(crate) mod sign_on;
 mod upgrade;
+pub(crate) mod watched;
 
 use std::{pin::pin, rc::Rc, sync::Arc};
 
 use hyper::{
     HeaderMap, Request, Response, StatusCode, Version,
-    body::{Body as _, Incoming},
+    body::Incoming,
     header::{
         CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, STRICT_TRANSPORT_SECURITY, UPGRADE,
     },
@@ -33,12 +35,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) use self::conversation::{Conversation, Opened};
 use self::{
-    activity::{Activity, Watched},
+    activity::Activity,
+    arriving::Arriving,
     body::{Ends, ResponseBody},
     conversation::Unconnected,
     drive::{Local, drive},
     exchange::Exchange,
     outgoing::{Outgoing, Unsent, incoming_body, send},
+    watched::Watched,
 };
 use super::{choose::ATTEMPTS, failure::Failure, front::Front, worker::Worker};
 
@@ -48,7 +52,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Activity::new();
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
+    let stream = Watched::new(stream, Arc::clone(&activity));
     let http2 = opened.http2;
     let conversation = Rc::new(Conversation::new(worker, front, opened, activity));
     let service = {
@@ -62,7 +66,7 @@ where
             .max_concurrent_streams(limits.streams)
             .max_header_list_size(limits.header_size_bytes)
             .max_send_buf_size(SEND_BUFFER)
-            .serve_connection(io, service);
+            .serve_connection(TokioIo::new(stream), service);
         drive(&conversation, pin!(connection)).await;
     } else {
         let connection = hyper::server::conn::http1::Builder::new()
@@ -72,7 +76,7 @@ where
             .max_headers(limits.headers as usize)
             .max_header_size(limits.header_size_bytes as usize)
             .half_close(false)
-            .serve_connection(io, service)
+            .serve_connection(TokioIo::new(stream.lingering()), service)
             .with_upgrades();
         drive(&conversation, pin!(connection)).await;
     }
@@ -94,8 +98,8 @@ async fn answer(
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (parts, body) = request.into_parts();
     let version = parts.version;
-    let mut exchange = Exchange::begin(&conversation, &parts);
-    let failure = match way(&conversation, &mut exchange, parts, body).await {
+    let mut exchange = Exchange::begin(&conversation, &parts, Arriving::new(body));
+    let failure = match way(&conversation, &mut exchange, parts).await {
         Ok(response) => {
             let (parts, body) = response.into_parts();
             let timeouts = &conversation.front.service.timeouts;
@@ -159,7 +163,6 @@ async fn way(
     conversation: &Conversation,
     exchange: &mut Exchange,
     mut parts: Parts,
-    body: Incoming,
 ) -> Result<Response<Incoming>, Stop> {
     let front = &conversation.front;
     let asked = request::check(&parts)?;
@@ -177,7 +180,7 @@ async fn way(
         trusted: &front.service.trusted_proxies,
         host: asked.host_header.as_ref(),
     };
-    if !body.is_end_stream() || parts.version != Version::HTTP_11 {
+    if exchange.arriving.is_some() || parts.version != Version::HTTP_11 {
         // A tunnel begins where the request ends, and only there (RFC 9110 section 7.8).
         parts.headers.remove(UPGRADE);
     }
@@ -186,7 +189,7 @@ async fn way(
         .is_some()
         .then(|| parts.extensions.remove::<hyper::upgrade::OnUpgrade>())
         .flatten();
-    let body = incoming_body(conversation, exchange, &parts, body)?;
+    let body = incoming_body(conversation, exchange, &parts)?;
     let mut outgoing = Outgoing::new(parts, body, signs_on);
 
     let mut failed: Vec<u16> = Vec::new();

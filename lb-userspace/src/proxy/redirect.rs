@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::{
     Method, Request, Response, StatusCode, Version,
-    body::Incoming,
+    body::{Body as _, Incoming},
     header::{CONNECTION, HOST, HeaderValue, LOCATION},
     http::uri::Authority,
     service::service_fn,
@@ -28,8 +28,9 @@ use super::{
     failure::Failure,
     front::{Front, host_matches},
     http::{
-        activity::{Activity, Verdict, Watched},
+        activity::{Activity, Verdict},
         exchange::protocol,
+        watched::Watched,
     },
     prefixed::Prefixed,
     worker::Worker,
@@ -46,14 +47,14 @@ pub(crate) async fn serve(
     client: SocketAddr,
 ) {
     let activity = Activity::new();
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)).lingering());
     let timeouts = front.service.timeouts;
     let counted = (Rc::clone(&worker), Arc::clone(&front));
     let mut finishing = false;
     let service = {
         let activity = Arc::clone(&activity);
-        service_fn(move |request| {
-            activity.begin();
+        service_fn(move |request: Request<Incoming>| {
+            activity.begin(!request.body().is_end_stream());
             let response = answer(&worker, &front, client, &request);
             activity.end();
             async move { Ok::<_, std::convert::Infallible>(response) }

@@ -2,20 +2,14 @@
 //! whatever happens on it.
 
 use std::{
-    io::{self, IoSlice},
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use super::super::failure::Failure;
 use crate::config::model::Timeouts;
@@ -35,6 +29,8 @@ pub(crate) struct Activity {
     taken: AtomicU64,
     /// A request's head has begun to arrive.
     in_head: AtomicBool,
+    /// Of the last request's body there is more to come.
+    in_body: AtomicBool,
     /// Milliseconds from `begun` to the beginning of the present phase: of waiting, or of a head.
     since: AtomicU64,
     /// The same to the moment since which the client takes nothing; zero: it does.
@@ -62,15 +58,27 @@ impl Activity {
             owed: AtomicU32::new(0),
             taken: AtomicU64::new(0),
             in_head: AtomicBool::new(true),
+            in_body: AtomicBool::new(false),
             since: AtomicU64::new(0),
             blocked: AtomicU64::new(0),
         })
     }
 
-    /// A request has arrived.
-    pub(crate) fn begin(&self) {
+    /// A request has arrived, but for its body where it `has_body`.
+    pub(crate) fn begin(&self, has_body: bool) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.in_head.store(false, Ordering::Relaxed);
+        self.in_body.store(has_body, Ordering::Relaxed);
+    }
+
+    /// The body has been read to its end.
+    pub(crate) fn body_ended(&self) {
+        self.in_body.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns whether a client of HTTP/1 has more to send of what it began.
+    pub(crate) fn is_receiving(&self) -> bool {
+        self.in_head.load(Ordering::Relaxed) || self.in_body.load(Ordering::Relaxed)
     }
 
     /// Its answer is over.
@@ -128,7 +136,7 @@ impl Activity {
         }
     }
 
-    fn has_read(&self) {
+    pub(super) fn has_read(&self) {
         if self.in_flight.load(Ordering::Relaxed) > 0 {
             return;
         }
@@ -139,7 +147,7 @@ impl Activity {
         }
     }
 
-    fn has_written(&self, went_on: bool) {
+    pub(super) fn has_written(&self, went_on: bool) {
         if went_on {
             self.blocked.store(0, Ordering::Relaxed);
         } else if self.blocked.load(Ordering::Relaxed) == 0 {
@@ -198,70 +206,6 @@ impl Drop for Upload {
     }
 }
 
-/// A client's stream that tells its activity.
-#[derive(Debug)]
-pub(crate) struct Watched<S> {
-    stream: S,
-    activity: Arc<Activity>,
-}
-
-impl<S> Watched<S> {
-    pub(crate) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.activity.has_read();
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.activity.has_written(polled.is_ready());
-        polled
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.activity.has_written(polled.is_ready());
-        polled
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.activity.has_written(polled.is_ready());
-        polled
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,7 +236,7 @@ mod tests {
         pass(1).await;
         assert_eq!(judge(), Verdict::Late(Failure::HeaderTimeout));
 
-        activity.begin();
+        activity.begin(false);
         activity.end();
         pass(74).await;
         assert!(matches!(judge(), Verdict::Until(_)));
@@ -307,7 +251,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_without_requests_is_idle_after_a_while() {
         let activity = Activity::new();
-        activity.begin();
+        activity.begin(false);
         pass(1000).await;
         assert!(matches!(
             activity.verdict(&timeouts(), false),
@@ -321,7 +265,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_rest_of_a_body_after_its_answer_may_take_its_time() {
         let activity = Activity::new();
-        activity.begin();
+        activity.begin(false);
         let upload = Upload::begin(&activity);
         activity.end();
         for _ in 0..5 {
@@ -342,8 +286,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_holds_back_every_stream_is_late() {
         let activity = Activity::new();
-        activity.begin();
-        activity.begin();
+        activity.begin(false);
+        activity.begin(false);
         let first = Owed::begin(&activity);
         pass(100).await;
         let judge = || activity.verdict(&timeouts(), true);
@@ -369,7 +313,7 @@ mod tests {
     async fn frames_between_requests_are_no_head() {
         let activity = Activity::new();
         pass(1).await;
-        activity.begin();
+        activity.begin(false);
         activity.end();
         activity.has_read();
         pass(11).await;
@@ -382,7 +326,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_late() {
         let activity = Activity::new();
-        activity.begin();
+        activity.begin(false);
         activity.has_written(false);
         pass(59).await;
         activity.has_written(true);

@@ -2,8 +2,6 @@
 
 use std::{
     cell::Cell,
-    error::Error as _,
-    io,
     pin::Pin,
     rc::Rc,
     sync::{
@@ -22,6 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{
     super::failure::Failure,
     activity::{Activity, Owed, Upload},
+    arriving::Arriving,
     exchange::Exchange,
     headers,
 };
@@ -95,8 +94,9 @@ pub(crate) enum RequestBody {
 /// A body that comes from a client.
 #[derive(Debug)]
 pub(crate) struct Streaming {
-    body: Incoming,
+    body: Arriving,
     progress: Rc<Progress>,
+    activity: Arc<Activity>,
     /// Until the body is over.
     upload: Option<Upload>,
     limit: u64,
@@ -109,15 +109,15 @@ impl RequestBody {
     /// Returns a body and what will be known of it; `limit` is zero for none. With `gate` nothing is
     /// asked of the client before it opens.
     pub(crate) fn new(
-        body: Incoming,
+        body: Option<Arriving>,
         limit: u64,
         idle: Duration,
         gate: Option<Arc<Gate>>,
         activity: &Arc<Activity>,
     ) -> (Self, Option<Rc<Progress>>) {
-        if body.is_end_stream() {
+        let Some(body) = body else {
             return (Self::Empty, None);
-        }
+        };
         let progress = Rc::new(Progress {
             bytes: Cell::new(0),
             moved: Cell::new(Instant::now()),
@@ -128,6 +128,7 @@ impl RequestBody {
         let streaming = Box::new(Streaming {
             body,
             progress: Rc::clone(&progress),
+            activity: Arc::clone(activity),
             upload: Some(Upload::begin(activity)),
             limit,
             patience: Patience::new(idle),
@@ -163,18 +164,17 @@ impl Streaming {
         Poll::Ready(Ok(()))
     }
 
-    fn end_if_over(&mut self) {
-        if self.body.is_end_stream() {
-            self.upload = None;
-            self.progress.ended.set(true);
-        }
+    fn end(&mut self) {
+        self.upload = None;
+        self.activity.body_ended();
+        self.progress.ended.set(true);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Err(error) = ready!(self.poll_gate(cx)) {
             return Poll::Ready(Some(Err(error)));
         }
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let polled = self.body.poll_frame(cx);
         self.progress.waits.set(polled.is_pending());
         let failure = match polled {
             Poll::Ready(Some(Ok(mut frame))) => {
@@ -187,15 +187,16 @@ impl Streaming {
                 self.progress.moved.set(Instant::now());
                 self.patience.renew();
                 if self.limit == 0 || bytes <= self.limit {
-                    self.end_if_over();
+                    if self.body.is_end_stream() {
+                        self.end();
+                    }
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 Failure::BodyTooLarge
             }
-            Poll::Ready(Some(Err(error))) => broken(&error),
+            Poll::Ready(Some(Err(failure))) => failure,
             Poll::Ready(None) => {
-                self.upload = None;
-                self.progress.ended.set(true);
+                self.end();
                 return Poll::Ready(None);
             }
             Poll::Pending => {
@@ -206,28 +207,6 @@ impl Streaming {
         self.progress.failure.set(Some(failure));
         Poll::Ready(Some(Err(BodyError(failure))))
     }
-}
-
-/// Returns whether a client broke its body off, or sent what is none.
-fn broken(error: &hyper::Error) -> Failure {
-    let mut cause = error.source();
-    while let Some(found) = cause {
-        if let Some(found) = found.downcast_ref::<io::Error>() {
-            // Chunks that are none (RFC 9112 section 7.1).
-            return match found.kind() {
-                io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => Failure::BadRequest,
-                _ => Failure::ClientClosed,
-            };
-        }
-        if let Some(found) = found.downcast_ref::<h2::Error>() {
-            return match found.is_remote() || found.is_io() {
-                true => Failure::ClientClosed,
-                false => Failure::BadRequest,
-            };
-        }
-        cause = found.source();
-    }
-    Failure::ClientClosed
 }
 
 impl Body for RequestBody {

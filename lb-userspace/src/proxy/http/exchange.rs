@@ -19,6 +19,7 @@ use super::{
     },
     Conversation,
     activity::Activity,
+    arriving::Arriving,
     body::{Gate, Progress},
 };
 
@@ -34,7 +35,9 @@ pub(crate) struct Exchange {
     pub(crate) bind: bool,
     /// Nobody else can use the connection afterwards.
     pub(crate) used_up: bool,
-    /// What is known of the request's body.
+    /// The request's body.
+    pub(crate) arriving: Option<Arriving>,
+    /// What is known of it.
     pub(crate) progress: Option<Rc<Progress>>,
     /// What holds the request's body back.
     pub(crate) gate: Option<Arc<Gate>>,
@@ -62,8 +65,12 @@ struct Told {
 
 impl Exchange {
     /// Begins an exchange with a request's head.
-    pub(crate) fn begin(conversation: &Rc<Conversation>, parts: &Parts) -> Box<Self> {
-        conversation.activity.begin();
+    pub(crate) fn begin(
+        conversation: &Rc<Conversation>,
+        parts: &Parts,
+        arriving: Option<Arriving>,
+    ) -> Box<Self> {
+        conversation.activity.begin(arriving.is_some());
         conversation.counters().requests.add(1);
         let told = conversation.worker.access.is_on().then(|| {
             let host = parts.headers.get(hyper::header::HOST);
@@ -88,6 +95,7 @@ impl Exchange {
             lease: None,
             bind: false,
             used_up: false,
+            arriving,
             progress: None,
             gate: None,
             status: None,
@@ -145,6 +153,9 @@ impl Exchange {
     /// The answer is over, and was whole.
     pub(crate) fn complete(mut self) {
         self.over = true;
+        if let (Some(arriving), true) = (&self.arriving, self.conversation.http2) {
+            arriving.drop_rest();
+        }
         let Some(lease) = self.lease.take() else {
             return;
         };

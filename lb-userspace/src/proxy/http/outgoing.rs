@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
-    body::{Body as _, Incoming},
+    body::Incoming,
     header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING},
     http::request::Parts,
 };
@@ -104,11 +104,15 @@ pub(crate) fn incoming_body(
     conversation: &Conversation,
     exchange: &mut Exchange,
     parts: &Parts,
-    body: Incoming,
 ) -> Result<RequestBody, Failure> {
+    let body = exchange.arriving.clone();
     let service = &conversation.front.service;
     let limit = service.limits.body_size_bytes;
-    if limit > 0 && body.size_hint().lower() > limit {
+    if limit > 0
+        && body
+            .as_ref()
+            .is_some_and(|body| body.size_hint().lower() > limit)
+    {
         return Err(Failure::BodyTooLarge);
     }
     let expects = headers::has_token(&parts.headers, &EXPECT, b"100-continue");

@@ -1,0 +1,203 @@
+//! A client's stream that tells what happens on it, and that ends so that its client hears why.
+
+use std::{
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+
+use super::activity::Activity;
+
+/// How long a client that was refused may go on sending. What has come and was not read would make
+/// the kernel reset the connection, and the answer could be lost with it (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A client's stream that tells its activity.
+#[derive(Debug)]
+pub(crate) struct Watched<S> {
+    stream: S,
+    activity: Arc<Activity>,
+    heard: Heard,
+    linger: Linger,
+}
+
+/// What has come from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    Something,
+    /// Everything that will.
+    End,
+}
+
+#[derive(Debug)]
+enum Linger {
+    Never,
+    IfNeeded,
+    Until(Pin<Box<Sleep>>),
+}
+
+impl<S> Watched<S> {
+    pub(crate) fn new(stream: S, activity: Arc<Activity>) -> Self {
+        Self {
+            stream,
+            activity,
+            heard: Heard::Nothing,
+            linger: Linger::Never,
+        }
+    }
+
+    /// Makes the end wait for a client of HTTP/1 that is sending.
+    pub(crate) fn lingering(self) -> Self {
+        Self {
+            linger: Linger::IfNeeded,
+            ..self
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Watched<S> {
+    /// Reads and drops what comes, to the client's end or for a while.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Linger::Until(timer) = &mut self.linger else {
+            return Poll::Ready(());
+        };
+        let mut space = [MaybeUninit::uninit(); 4096];
+        loop {
+            if timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let mut dropped = ReadBuf::uninit(&mut space);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut dropped));
+            if read.is_err() || dropped.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.heard = Heard::Something;
+            self.activity.has_read();
+        } else if polled.is_ready() {
+            self.heard = Heard::End;
+        }
+        polled
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.activity.has_written(polled.is_ready());
+        polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.activity.has_written(polled.is_ready());
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.activity.has_written(polled.is_ready());
+        polled
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !matches!(self.linger, Linger::Until(_)) {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            let sends = self.heard == Heard::Something && self.activity.is_receiving();
+            if !sends || matches!(self.linger, Linger::Never) {
+                return Poll::Ready(Ok(()));
+            }
+            self.linger = Linger::Until(Box::pin(sleep(LINGER)));
+        }
+        self.poll_linger(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    reason = "a test may panic where its set-up fails"
+)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::Instant,
+    };
+
+    use super::*;
+
+    /// Returns how many seconds the end of a stream takes whose client, in the midst of a request,
+    /// does `what` once it was told of the end.
+    async fn end(what: impl AsyncFnOnce(tokio::io::DuplexStream)) -> u64 {
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut stream = Watched::new(near, Activity::new()).lingering();
+        far.write_all(b"some").await.unwrap();
+        stream.read_exact(&mut [0; 4]).await.unwrap();
+        let proxy = async {
+            let begun = Instant::now();
+            stream.shutdown().await.unwrap();
+            begun.elapsed().as_secs()
+        };
+        let client = async {
+            far.read_to_end(&mut Vec::new()).await.unwrap();
+            what(far).await;
+        };
+        tokio::join!(proxy, client).0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_a_client_that_sends_but_not_for_ever() {
+        let takes = end(async |mut far| far.write_all(&[b'x'; 10_000]).await.unwrap()).await;
+        assert_eq!(takes, 0);
+        let takes = end(async |_far| sleep(Duration::from_secs(60)).await).await;
+        assert_eq!(takes, LINGER.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_client_that_has_sent_all_of_its_request() {
+        let activity = Activity::new();
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut stream = Watched::new(near, Arc::clone(&activity)).lingering();
+        far.write_all(b"request").await.unwrap();
+        let mut request = [0; 7];
+        stream.read_exact(&mut request).await.unwrap();
+        activity.begin(true);
+        activity.body_ended();
+        let begun = Instant::now();
+        stream.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+}
