@@ -32,8 +32,7 @@ fn filter(level: LogLevel) -> EnvFilter {
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
     };
-    let configured =
-        format!("{level},aya=warn,aya_obj=warn,hyper=warn,netlink_proto=warn,rustls=warn");
+    let configured = format!("warn,lb_userspace={level},lb_ebpf={level}");
     std::env::var("VIPD_LOG")
         .ok()
         .and_then(|wanted| EnvFilter::try_new(wanted).ok())

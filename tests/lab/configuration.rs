@@ -108,12 +108,16 @@ impl Configuration {
         if !node.iter().any(|line| line.starts_with("interfaces")) {
             node.insert(0, format!("interfaces = {interfaces:?}"));
         }
+        let mut log = self.log.clone();
+        if !log.iter().any(|line| line.starts_with("level")) {
+            log.insert(0, "level = \"debug\"".to_owned());
+        }
         let directory = directory.display();
         format!(
             "[node]\n{}\n\n[admin]\nsocket = \"{directory}/vipd.sock\"\n\n[state]\n\
-             directory = \"{directory}/state\"\n\n[log]\nlevel = \"debug\"\n{}\n\n{}",
+             directory = \"{directory}/state\"\n\n[log]\n{}\n\n{}",
             node.join("\n"),
-            self.log.join("\n"),
+            log.join("\n"),
             self.body
         )
     }

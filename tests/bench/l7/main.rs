@@ -185,7 +185,7 @@ impl Options {
             words.get(place + 1).cloned()
         };
         Self {
-            rounds: value("--rounds").and_then(|n| n.parse().ok()).unwrap_or(9),
+            rounds: value("--rounds").and_then(|n| n.parse().ok()).unwrap_or(15),
             only: value("--only"),
             json: words.iter().any(|word| word == "--json"),
         }

@@ -206,7 +206,10 @@ pub(crate) fn vipd(lab: &Lab, site: &WebSite, servers: &Servers) -> Configuratio
     );
     let backend = format!("backend_port = {SERVER}\n");
     let port = |service| vip(Peer::Vipd.port(service));
+    let access = lab.directory().join("access.log");
     Configuration::new()
+        .log("level = \"info\"")
+        .log(&format!("access = \"{}\"", access.display()))
         .pool("web", &site.backends(lab), &health)
         .text(&site.service("https", port(HTTPS), "web", &backend))
         .text(&site.service("rsa", port(RSA), "web", &format!("{backend}tls = {keys}\n")))
@@ -259,12 +262,12 @@ impl<'a> Files<'a> {
             ca.display()
         );
         format!(
-            "global\n  nbthread 2\n  maxconn 5000\n  tune.ssl.default-dh-param 2048\n\
-             defaults\n  timeout connect 5s\n  timeout client 75s\n  timeout server 60s\n  option splice-auto\n\
+            "global\n  nbthread 2\n  maxconn 5000\n  tune.ssl.default-dh-param 2048\n  log stdout format raw local0\n\
+             defaults\n  log global\n  option httplog\n  timeout connect 5s\n  timeout client 75s\n  timeout server 60s\n  option splice-auto\n\
              frontend https\n  mode http\n  bind {address}:{} ssl crt {} alpn h2,http/1.1\n  option forwardfor\n  default_backend web\n\
              frontend rsa\n  mode http\n  bind {address}:{} ssl crt {} alpn h2,http/1.1\n  option forwardfor\n  default_backend web\n\
              backend web\n  mode http\n  balance source\n  hash-type consistent\n  http-reuse always\n{}\
-             listen tcp\n  mode tcp\n  bind {address}:{}\n  balance source\n  hash-type consistent\n{}\
+             listen tcp\n  mode tcp\n  option tcplog\n  bind {address}:{}\n  balance source\n  hash-type consistent\n{}\
              frontend redirect\n  mode http\n  bind {address}:{}\n  http-request redirect scheme https code 301\n",
             port(HTTPS),
             ecdsa.display(),
@@ -303,11 +306,12 @@ impl<'a> Files<'a> {
         format!(
             "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
              daemon off; worker_processes 2; error_log stderr; pid {directory}/pid; events {{ worker_connections 8192; }}\n\
-             http {{ access_log off; client_body_temp_path {directory}/a; proxy_temp_path {directory}/b; \
+             http {{ access_log {directory}/access.log combined buffer=64k flush=1s; client_body_temp_path {directory}/a; proxy_temp_path {directory}/b; \
              fastcgi_temp_path {directory}/c; uwsgi_temp_path {directory}/d; scgi_temp_path {directory}/e;\n\
              upstream web {{ hash $remote_addr consistent; {servers} keepalive 256; keepalive_requests 10000000; }}\n{}{}\
              server {{ listen {address}:{} reuseport; keepalive_requests 10000000; return 301 https://$host$request_uri; }} }}\n\
-             stream {{ upstream tcp {{ hash $remote_addr consistent; {servers} }} server {{ listen {address}:{} reuseport; proxy_pass tcp; }} }}\n",
+             stream {{ log_format basic '$remote_addr [$time_local] $protocol $status $bytes_sent $bytes_received $session_time $upstream_addr'; \
+             access_log {directory}/stream.log basic buffer=64k flush=1s; upstream tcp {{ hash $remote_addr consistent; {servers} }} server {{ listen {address}:{} reuseport; proxy_pass tcp; }} }}\n",
             server(port(HTTPS), &self.site.certificate),
             server(port(RSA), &self.servers.rsa),
             port(REDIRECT),
