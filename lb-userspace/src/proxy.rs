@@ -30,6 +30,7 @@ mod prefixed;
 mod proxy_protocol;
 mod redirect;
 mod sources;
+mod splice;
 mod stopping;
 mod supervisor;
 mod tcp;

@@ -8,9 +8,12 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
-use super::guests::Guest;
+use super::{guests::Guest, splice::Pipe, tunnel::Side};
 
 /// Gives the bytes that were read before first, then those of the stream. What is written goes to
 /// the stream.
@@ -111,6 +114,31 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
+    }
+}
+
+impl Side for Prefixed<TcpStream> {
+    fn can_splice(&self) -> bool {
+        self.prefix.is_empty()
+    }
+
+    fn poll_fill(&mut self, context: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        self.check()?;
+        let filled = pipe.poll_fill(context, &self.inner);
+        if let (Poll::Pending, Some(guest)) = (&filled, &self.guest) {
+            guest.await_as_reader(context)?;
+        }
+        filled
+    }
+
+    fn poll_drain(
+        &mut self,
+        context: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        self.check()?;
+        let drained = pipe.poll_drain(context, &self.inner);
+        self.or_away(context, drained)
     }
 }
 
