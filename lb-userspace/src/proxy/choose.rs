@@ -150,6 +150,20 @@ pub(crate) async fn choose_in_time(
     place: usize,
     asker: Asker<'_>,
 ) -> Result<Chosen, Failure> {
+    match choose(worker, &worker.handle.snapshot(), front, place, asker) {
+        Some(chosen) => Ok(chosen),
+        // That is rare, and every request would carry the room for it.
+        None => Box::pin(await_room(worker, front, place, asker)).await,
+    }
+}
+
+/// Waits until a backend has room, if one can have it.
+async fn await_room(
+    worker: &Worker,
+    front: &Arc<Front>,
+    place: usize,
+    asker: Asker<'_>,
+) -> Result<Chosen, Failure> {
     let deadline = Instant::now() + front.service.timeouts.connect;
     let mut waiting = None;
     loop {

@@ -57,7 +57,8 @@ where
     let conversation = Rc::new(Conversation::new(worker, front, opened, activity));
     let service = {
         let conversation = Rc::clone(&conversation);
-        service_fn(move |request| answer(Rc::clone(&conversation), request))
+        // In a place of its own: a connection that waits for a request has no room for it.
+        service_fn(move |request| Box::pin(answer(Rc::clone(&conversation), request)))
     };
     let limits = &conversation.front.service.limits;
     if http2 {
@@ -69,11 +70,14 @@ where
             .serve_connection(TokioIo::new(stream), service);
         drive(&conversation, pin!(connection)).await;
     } else {
-        let connection = hyper::server::conn::http1::Builder::new()
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        if limits.headers != ENGINES_HEADERS {
+            builder.max_headers(limits.headers as usize);
+        }
+        let connection = builder
             .timer(TokioTimer::new())
             // The activity knows more of what a client does.
             .header_read_timeout(None)
-            .max_headers(limits.headers as usize)
             .max_header_size(limits.header_size_bytes as usize)
             .half_close(false)
             .serve_connection(TokioIo::new(stream.lingering()), service)
@@ -81,6 +85,10 @@ where
         drive(&conversation, pin!(connection)).await;
     }
 }
+
+/// Headers that the engine takes unless it is told a number, for which it clears memory with each
+/// request.
+const ENGINES_HEADERS: u32 = 100;
 
 /// Bytes of answers that one stream of HTTP/2 may keep while its client does not take them.
 const SEND_BUFFER: usize = 64 * 1024;

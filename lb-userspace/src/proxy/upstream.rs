@@ -212,24 +212,22 @@ where
 {
     let limit = front.service.limits.header_size_bytes as usize;
     let (sender, connection) = http1::Builder::new()
+        // Any number of headers but its own makes the engine clear memory for each answer.
         .max_header_size(limit)
-        .max_headers(MAX_HEADERS)
         .handshake(TokioIo::new(stream))
         .await?;
     let ended = Rc::<Step>::default();
     let over = Rc::clone(&ended);
+    let connection = connection.with_upgrades();
     tokio::task::spawn_local(async move {
         // How it ends is seen by whoever waits for an answer.
-        if let Err(error) = connection.with_upgrades().await {
+        if let Err(error) = connection.await {
             tracing::debug!("a connection to a backend ended: {error}");
         }
         over.come();
     });
     Ok((sender, ended))
 }
-
-/// Headers of an answer, which its backend is trusted to need.
-const MAX_HEADERS: usize = 1000;
 
 async fn connect_tls(
     upstream: &Upstream,

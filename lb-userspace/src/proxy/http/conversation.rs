@@ -251,13 +251,14 @@ impl Conversation {
             Ok(lease) => lease,
             Err(load) => {
                 let client = self.client.ip();
-                let made = upstream::connect_http(
+                // Rare beside requests, none of which shall carry the room for it.
+                let made = Box::pin(upstream::connect_http(
                     &self.front,
                     &chosen.upstream,
                     client,
                     chosen.number,
                     load,
-                );
+                ));
                 match made.await {
                     Ok(lease) => {
                         self.counters().connects.add(1);

@@ -101,10 +101,12 @@ pub(crate) async fn drive<C: Connection>(conversation: &Conversation, mut connec
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Local;
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
+impl<F> hyper::rt::Executor<F> for Local
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
+        tokio::task::spawn_local(future);
     }
 }
