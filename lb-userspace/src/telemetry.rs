@@ -32,7 +32,8 @@ fn filter(level: LogLevel) -> EnvFilter {
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
     };
-    let configured = format!("warn,lb_userspace={level},lb_ebpf={level}");
+    // h2 warns of what its peer does, as often as the peer does it.
+    let configured = format!("warn,h2=error,lb_userspace={level},lb_ebpf={level}");
     std::env::var("VIPD_LOG")
         .ok()
         .and_then(|wanted| EnvFilter::try_new(wanted).ok())

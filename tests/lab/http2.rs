@@ -173,7 +173,8 @@ impl Http2 {
         &mut self.raw
     }
 
-    /// Returns the next frame. SETTINGS and PING are answered and passed over.
+    /// Returns the next frame. SETTINGS and PING are answered and passed over; room for what comes is
+    /// given to the connection at once.
     ///
     /// # Errors
     ///
@@ -192,6 +193,9 @@ impl Http2 {
                 (kind::PING, 0) => self.send(frame(kind::PING, ACK, 0, &payload))?,
                 (kind::SETTINGS, _) => {}
                 (kind, flags) => {
+                    if kind == kind::DATA {
+                        self.take(0, payload.len())?;
+                    }
                     return Ok(Frame {
                         kind,
                         flags,
@@ -203,8 +207,8 @@ impl Http2 {
         }
     }
 
-    /// Returns what becomes of a stream. Frames of other streams are kept for later; room for what
-    /// comes is given at once.
+    /// Returns what becomes of a stream, which is given room for what comes. Frames of other streams
+    /// are kept for later.
     ///
     /// # Errors
     ///
@@ -247,15 +251,13 @@ impl Http2 {
         self.kept.iter()
     }
 
-    /// Gives room for as many bytes again.
+    /// Gives room for as many bytes again to a stream, or to the connection: 0.
     fn take(&mut self, stream: u32, length: usize) -> io::Result<()> {
         let Ok(length @ 1..) = u32::try_from(length) else {
             return Ok(());
         };
-        let more = length.to_be_bytes();
-        let mut frames = frame(kind::WINDOW_UPDATE, 0, 0, &more);
-        frames.extend(frame(kind::WINDOW_UPDATE, 0, stream, &more));
-        match self.send(frames) {
+        let more = frame(kind::WINDOW_UPDATE, 0, stream, &length.to_be_bytes());
+        match self.send(more) {
             // It may have said all that it has to say, and be read to the end.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             sent => sent,

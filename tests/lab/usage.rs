@@ -7,6 +7,9 @@ use std::fs;
 pub struct Usage {
     /// Its share of the memory, in KiB: what several processes map is divided among them.
     pub pss_kib: u64,
+    /// The part of it that is no file's, in KiB. It does not change when another process ends that
+    /// runs the same program.
+    pub anonymous_kib: u64,
     /// Open file descriptors.
     pub descriptors: usize,
     /// Threads.
@@ -25,16 +28,19 @@ impl Usage {
         let path = format!("/proc/{pid}/smaps_rollup");
         let text = fs::read_to_string(&path)
             .unwrap_or_else(|error| panic!("{path} cannot be read: {error}"));
+        let kib =
+            |name| kib(&text, name).unwrap_or_else(|| panic!("{path} has no {name} in: {text}"));
         Self {
-            pss_kib: pss_kib(&text).unwrap_or_else(|| panic!("{path} has no share: {text}")),
+            pss_kib: kib("Pss:"),
+            anonymous_kib: kib("Pss_Anon:"),
             descriptors: entries(&format!("/proc/{pid}/fd")),
             threads: entries(&format!("/proc/{pid}/task")),
         }
     }
 }
 
-fn pss_kib(rollup: &str) -> Option<u64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+fn kib(rollup: &str, name: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
@@ -50,9 +56,9 @@ mod tests {
 
     #[test]
     fn the_share_is_read() {
-        let rollup =
-            "55d0-7ffc ---p 00000000 00:00 0 [rollup]\nRss: 9 kB\nPss:  4711 kB\nPss_Dirty: 3 kB\n";
-        assert_eq!(pss_kib(rollup), Some(4711));
+        let rollup = "55d0-7ffc ---p 00000000 00:00 0 [rollup]\nRss: 9 kB\nPss:  4711 kB\nPss_Dirty: 3 kB\nPss_Anon: 12 kB\n";
+        assert_eq!(kib(rollup, "Pss:"), Some(4711));
+        assert_eq!(kib(rollup, "Pss_Anon:"), Some(12));
         assert!(Usage::of(std::process::id()).descriptors > 0);
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod conversation;
 mod cookie;
 mod drive;
 pub(crate) mod exchange;
+mod flood;
 mod headers;
 mod outgoing;
 mod pages;
@@ -51,7 +52,7 @@ pub(crate) async fn serve<S>(worker: Rc<Worker>, front: Arc<Front>, opened: Open
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let activity = Activity::new();
+    let activity = Activity::new(front.service.limits.streams);
     let stream = Watched::new(stream, Arc::clone(&activity));
     let http2 = opened.http2;
     let conversation = Rc::new(Conversation::new(worker, front, opened, activity));
@@ -67,7 +68,8 @@ where
             .max_concurrent_streams(limits.streams)
             .max_header_list_size(limits.header_size_bytes)
             .max_send_buf_size(SEND_BUFFER)
-            .serve_connection(TokioIo::new(stream), service);
+            .max_pending_accept_reset_streams(flood::most_given_up(limits.streams))
+            .serve_connection(TokioIo::new(stream.counting()), service);
         drive(&conversation, pin!(connection)).await;
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
@@ -173,6 +175,7 @@ async fn way(
     mut parts: Parts,
 ) -> Result<Response<Incoming>, Stop> {
     let front = &conversation.front;
+    request::check_lines(&parts.headers, front.service.limits.headers)?;
     let asked = request::check(&parts)?;
     let place = conversation.route(&asked.host)?;
     conversation.keeps_to(place)?;

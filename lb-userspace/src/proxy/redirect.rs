@@ -46,7 +46,7 @@ pub(crate) async fn serve(
     stream: Prefixed<TcpStream>,
     client: SocketAddr,
 ) {
-    let activity = Activity::new();
+    let activity = Activity::new(front.service.limits.streams);
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)).lingering());
     let timeouts = front.service.timeouts;
     let counted = (Rc::clone(&worker), Arc::clone(&front));

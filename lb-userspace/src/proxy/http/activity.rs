@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::super::failure::Failure;
+use super::{super::failure::Failure, flood::Budget};
 use crate::config::model::Timeouts;
 
 /// What is going on. Shared with the stream, which hyper wants to be able to send to other threads;
@@ -35,6 +35,8 @@ pub(crate) struct Activity {
     since: AtomicU64,
     /// The same to the moment since which the client takes nothing; zero: it does.
     blocked: AtomicU64,
+    /// What a client of HTTP/2 may still do to no purpose.
+    budget: Budget,
 }
 
 /// What shall become of a connection.
@@ -49,8 +51,9 @@ pub(crate) enum Verdict {
 }
 
 impl Activity {
-    /// Returns the activity of a connection that has just begun: the first head is awaited.
-    pub(crate) fn new() -> Arc<Self> {
+    /// Returns the activity of a connection that has just begun: the first head is awaited. So many
+    /// requests may be under way at one time.
+    pub(crate) fn new(streams: u32) -> Arc<Self> {
         Arc::new(Self {
             begun: Instant::now(),
             in_flight: AtomicU32::new(0),
@@ -61,6 +64,7 @@ impl Activity {
             in_body: AtomicBool::new(false),
             since: AtomicU64::new(0),
             blocked: AtomicU64::new(0),
+            budget: Budget::new(streams),
         })
     }
 
@@ -86,6 +90,16 @@ impl Activity {
         if self.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.since.store(self.now(), Ordering::Relaxed);
         }
+    }
+
+    /// Its answer is over, and nobody gave it up.
+    pub(crate) fn answered(&self) {
+        self.budget.answered();
+    }
+
+    /// Returns whether a client of HTTP/2 floods the connection with what is to no purpose.
+    pub(crate) fn is_flood(&self) -> bool {
+        self.budget.is_spent()
     }
 
     /// Returns whether there are requests whose answers are not over.
@@ -145,6 +159,14 @@ impl Activity {
         if rest || !self.in_head.swap(true, Ordering::Relaxed) {
             self.since.store(self.now(), Ordering::Relaxed);
         }
+    }
+
+    pub(super) fn has_cost(&self, cost: u64) {
+        self.budget.spend(cost, self.now());
+    }
+
+    pub(super) fn has_gained(&self, gain: u64) {
+        self.budget.earn(gain);
     }
 
     pub(super) fn has_written(&self, went_on: bool) {
@@ -229,7 +251,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_head_has_its_time_and_later_ones_from_their_first_byte() {
-        let activity = Activity::new();
+        let activity = Activity::new(100);
         let judge = || activity.verdict(&timeouts(), false);
         pass(9).await;
         assert!(matches!(judge(), Verdict::Until(_)));
@@ -250,7 +272,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_without_requests_is_idle_after_a_while() {
-        let activity = Activity::new();
+        let activity = Activity::new(100);
         activity.begin(false);
         pass(1000).await;
         assert!(matches!(
@@ -264,7 +286,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_rest_of_a_body_after_its_answer_may_take_its_time() {
-        let activity = Activity::new();
+        let activity = Activity::new(100);
         activity.begin(false);
         let upload = Upload::begin(&activity);
         activity.end();
@@ -285,7 +307,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_holds_back_every_stream_is_late() {
-        let activity = Activity::new();
+        let activity = Activity::new(100);
         activity.begin(false);
         activity.begin(false);
         let first = Owed::begin(&activity);
@@ -311,7 +333,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn frames_between_requests_are_no_head() {
-        let activity = Activity::new();
+        let activity = Activity::new(100);
         pass(1).await;
         activity.begin(false);
         activity.end();
@@ -325,7 +347,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_late() {
-        let activity = Activity::new();
+        let activity = Activity::new(100);
         activity.begin(false);
         activity.has_written(false);
         pass(59).await;

@@ -1,6 +1,7 @@
 //! Runs a connection of either version of HTTP, and ends it when it is time.
 
 use std::{
+    error::Error as _,
     pin::{Pin, pin},
     time::Duration,
 };
@@ -59,10 +60,16 @@ pub(crate) async fn drive<C: Connection>(conversation: &Conversation, mut connec
             biased;
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    tracing::debug!(client = %conversation.client, "a connection ended: {error}");
+                    let cause = error.source().map(ToString::to_string);
+                    tracing::debug!(client = %conversation.client, cause, "a connection ended: {error}");
+                    if conversation.activity.is_flood() || broke_http2(&error) {
+                        end_under_requests(conversation, Failure::Http2Abuse);
+                    }
                     // The engine has answered, and nobody else has seen the request.
                     if error.is_parse() {
-                        conversation.counters().failures.add(Failure::BadRequest);
+                        let too_large = error.is_parse_too_large();
+                        let failure = if too_large { Failure::HeadTooLarge } else { Failure::BadRequest };
+                        conversation.counters().failures.add(failure);
                     }
                 }
                 return;
@@ -85,16 +92,26 @@ pub(crate) async fn drive<C: Connection>(conversation: &Conversation, mut connec
                     finishing = true;
                 }
                 Verdict::Late(failure) => {
-                    // Requests that are under way end with it, and each of them counts it.
-                    conversation.end_late(failure);
-                    if !conversation.activity.is_busy() {
-                        conversation.counters().failures.add(failure);
-                    }
+                    end_under_requests(conversation, failure);
                     return;
                 }
             },
         }
     }
+}
+
+/// Says why a connection ends. Requests that are under way end with it, and each of them counts it.
+fn end_under_requests(conversation: &Conversation, failure: Failure) {
+    conversation.end_late(failure);
+    if !conversation.activity.is_busy() {
+        conversation.counters().failures.add(failure);
+    }
+}
+
+/// Returns whether a client was told that it broke the rules of HTTP/2 (RFC 9113 section 5.4.1).
+fn broke_http2(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref());
+    cause.is_some_and(|cause: &h2::Error| cause.is_go_away() && cause.is_library())
 }
 
 /// Runs the streams of HTTP/2 on the thread of their connection.

@@ -213,7 +213,9 @@ impl Drop for Exchange {
         if let Some(gate) = &self.gate {
             gate.cancel();
         }
-        if !self.over {
+        if self.over {
+            self.activity().answered();
+        } else {
             let late = self.conversation.late();
             let gone = match self.conversation.worker.stopping.over.has_come() {
                 true => Failure::Stopping,

@@ -3,7 +3,7 @@
 
 use hyper::{
     HeaderMap, Method, Version,
-    header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, COOKIE, HOST, HeaderValue, TRANSFER_ENCODING},
     http::{request::Parts, uri::Authority},
 };
 
@@ -60,6 +60,21 @@ pub(crate) fn check(parts: &Parts) -> Result<Asked, Failure> {
             None => HeaderValue::from_str(authority.as_str()).ok(),
         },
     })
+}
+
+/// Judges how many lines a head has, which hyper does for HTTP/1 alone. A client of HTTP/2 may write
+/// each cookie on a line of its own (RFC 9113 section 8.2.3).
+///
+/// # Errors
+///
+/// [`Failure::HeadTooLarge`].
+pub(crate) fn check_lines(headers: &HeaderMap, limit: u32) -> Result<(), Failure> {
+    let cookies = headers.get_all(COOKIE).iter().count();
+    let lines = headers.len() - cookies.saturating_sub(1);
+    match lines <= limit as usize {
+        true => Ok(()),
+        false => Err(Failure::HeadTooLarge),
+    }
 }
 
 /// hyper has refused most of what is ambiguous; what it lets through is refused here.

@@ -14,7 +14,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::activity::Activity;
+use super::{activity::Activity, flood::Frames};
 
 /// How long a client that was refused may go on sending. What has come and was not read would make
 /// the kernel reset the connection, and the answer could be lost with it (RFC 9112 section 9.6).
@@ -27,6 +27,7 @@ pub(crate) struct Watched<S> {
     activity: Arc<Activity>,
     heard: Heard,
     linger: Linger,
+    frames: Option<BothWays>,
 }
 
 /// What has come from the client.
@@ -36,6 +37,13 @@ enum Heard {
     Something,
     /// Everything that will.
     End,
+}
+
+/// The frames of HTTP/2.
+#[derive(Debug)]
+struct BothWays {
+    of_client: Frames,
+    to_client: Frames,
 }
 
 #[derive(Debug)]
@@ -52,6 +60,7 @@ impl<S> Watched<S> {
             activity,
             heard: Heard::Nothing,
             linger: Linger::Never,
+            frames: None,
         }
     }
 
@@ -61,6 +70,31 @@ impl<S> Watched<S> {
             linger: Linger::IfNeeded,
             ..self
         }
+    }
+
+    /// Counts what a client of HTTP/2 does to no purpose, and fails once that is a flood.
+    pub(crate) fn counting(self) -> Self {
+        Self {
+            frames: Some(BothWays {
+                of_client: Frames::of_client(),
+                to_client: Frames::to_client(),
+            }),
+            ..self
+        }
+    }
+
+    /// So many bytes of these went to the client.
+    fn has_sent(&mut self, bufs: &[IoSlice<'_>], mut length: usize) {
+        let Some(frames) = &mut self.frames else {
+            return;
+        };
+        let mut gain = 0;
+        for buf in bufs {
+            let sent = length.min(buf.len());
+            gain += frames.to_client.gain_in(&buf[..sent]);
+            length -= sent;
+        }
+        self.activity.has_gained(gain);
     }
 }
 
@@ -86,17 +120,25 @@ impl<S: AsyncRead + Unpin> Watched<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.frames.is_some() && this.activity.is_flood() {
+            return Poll::Ready(Err(io::Error::other("a flood of HTTP/2")));
+        }
         let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.heard = Heard::Something;
-            self.activity.has_read();
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+        let read = &buf.filled()[before..];
+        if !read.is_empty() {
+            this.heard = Heard::Something;
+            this.activity.has_read();
+            if let Some(frames) = &mut this.frames {
+                this.activity.has_cost(frames.of_client.cost_in(read));
+            }
         } else if polled.is_ready() {
-            self.heard = Heard::End;
+            this.heard = Heard::End;
         }
         polled
     }
@@ -110,6 +152,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.activity.has_written(polled.is_ready());
+        if let Poll::Ready(Ok(length)) = polled {
+            self.has_sent(&[IoSlice::new(buf)], length);
+        }
         polled
     }
 
@@ -120,6 +165,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.activity.has_written(polled.is_ready());
+        if let Poll::Ready(Ok(length)) = polled {
+            self.has_sent(bufs, length);
+        }
         polled
     }
 
@@ -163,7 +211,7 @@ mod tests {
     /// does `what` once it was told of the end.
     async fn end(what: impl AsyncFnOnce(tokio::io::DuplexStream)) -> u64 {
         let (near, mut far) = tokio::io::duplex(64);
-        let mut stream = Watched::new(near, Activity::new()).lingering();
+        let mut stream = Watched::new(near, Activity::new(100)).lingering();
         far.write_all(b"some").await.unwrap();
         stream.read_exact(&mut [0; 4]).await.unwrap();
         let proxy = async {
@@ -188,7 +236,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_a_client_that_has_sent_all_of_its_request() {
-        let activity = Activity::new();
+        let activity = Activity::new(100);
         let (near, mut far) = tokio::io::duplex(64);
         let mut stream = Watched::new(near, Arc::clone(&activity)).lingering();
         far.write_all(b"request").await.unwrap();
