@@ -345,7 +345,8 @@ fn attacks_at(origin: &Origin) -> usize {
 fn requests_that_are_given_up_one_by_one_are_a_flood_in_the_end() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &site.configuration(&lab));
+    let limits = "limits = { streams = 10 }";
+    let daemon = Daemon::start(&lab, &site.configuration_with(&lab, limits));
     let origin = &site.origins[0];
     let never = Gate::new();
     {

@@ -117,19 +117,16 @@ impl Activity {
             // that takes something of another stream may have its reasons.
             let since = self.taken.load(Ordering::Relaxed);
             if http2 && self.owed.load(Ordering::Relaxed) == in_flight {
-                let until = since + millis(timeouts.body);
-                return match now >= until {
-                    true => Verdict::Late(Failure::ClientStalled),
-                    false => self.at(until),
-                };
+                return self.stalled_since(since, now, timeouts);
             }
             return match blocked {
                 0 => self.at(now + millis(timeouts.body)),
-                since if now.saturating_sub(since) >= millis(timeouts.body) => {
-                    Verdict::Late(Failure::ClientStalled)
-                }
-                since => self.at(since + millis(timeouts.body)),
+                since => self.stalled_since(since, now, timeouts),
             };
+        }
+        // What is over for us may wait to be taken all the same.
+        if blocked > 0 {
+            return self.stalled_since(blocked, now, timeouts);
         }
         let in_head = self.in_head.load(Ordering::Relaxed)
             && (!http2 || self.since.load(Ordering::Relaxed) == 0);
@@ -139,6 +136,14 @@ impl Activity {
         };
         let until = self.since.load(Ordering::Relaxed) + millis(limit);
         if now >= until { over } else { self.at(until) }
+    }
+
+    fn stalled_since(&self, since: u64, now: u64, timeouts: &Timeouts) -> Verdict {
+        let until = since + millis(timeouts.body);
+        match now >= until {
+            true => Verdict::Late(Failure::ClientStalled),
+            false => self.at(until),
+        }
     }
 
     /// Returns whether the client has not taken yet what was written to it, and may still do so
@@ -343,6 +348,21 @@ mod tests {
             activity.verdict(&timeouts(), true),
             Verdict::Until(_)
         ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_over_is_to_be_taken_all_the_same() {
+        let activity = Activity::new(100);
+        activity.begin(false);
+        activity.has_written(false);
+        activity.end();
+        pass(59).await;
+        let judge = || activity.verdict(&timeouts(), false);
+        assert!(matches!(judge(), Verdict::Until(_)));
+        pass(2).await;
+        assert_eq!(judge(), Verdict::Late(Failure::ClientStalled));
+        activity.has_written(true);
+        assert!(matches!(judge(), Verdict::Until(_)));
     }
 
     #[tokio::test(start_paused = true)]
