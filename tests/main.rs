@@ -20,6 +20,7 @@ mod full_tables;
 mod hairpin;
 mod health;
 mod http;
+mod http1_attacks;
 mod http2_attacks;
 mod http_bodies;
 mod http_choice;
