@@ -16,7 +16,7 @@ use lb_tests::lab::{
 
 const BOUND: Duration = Duration::from_secs(20);
 /// Short enough to wait for.
-const TIMEOUTS: &str = r#"timeouts = { handshake = "700ms", header = "3s", idle = "3s", body = "1s", response = "2s" }"#;
+const TIMEOUTS: &str = r#"timeouts = { handshake = "700ms", header = "3s", idle = "3s", body = "1s", response = "3s" }"#;
 /// What the daemon may need more for one connection, in KiB.
 const ROOM_KIB: u64 = 4 * 1024;
 /// A request that nobody asked for if it comes to a backend.
@@ -40,11 +40,14 @@ fn requests(origin: &Origin) -> Vec<Record> {
     records
 }
 
-/// Checks that a client of its own is served.
+/// Checks that a client of its own is served; one that is slow may have met a timeout.
 #[track_caller]
 fn expect_served(site: &WebSite, host: &Host) {
-    let answer = site.raw(host).get(PORTAL, "/bystander", "");
-    assert_eq!(answer.expect("an answer").status, 200);
+    eventually(BOUND, "others are served", || {
+        try_tls(site, host)
+            .and_then(|mut client| client.get(PORTAL, "/bystander", "").ok())
+            .is_some_and(|answer| answer.status == 200)
+    });
 }
 
 /// Returns whether a connection over TLS is made.
@@ -340,10 +343,9 @@ fn a_backend_that_never_comes_to_an_end_is_given_up_and_needs_no_memory() {
         ),
         (
             "early answers for ever",
-            early(103).repeat(1_000_000),
+            [early(100), early(103)].concat().repeat(500_000),
             Some(504),
         ),
-        ("100 for ever", early(100).repeat(1_000_000), Some(504)),
         (
             "a status for ever",
             ["HTTP/1.1 200 ", &"x".repeat(10_000_000)].concat(),

@@ -63,7 +63,8 @@ pub(crate) async fn drive<C: Connection>(conversation: &Conversation, mut connec
                     let cause = error.source().map(ToString::to_string);
                     tracing::debug!(client = %conversation.client, cause, "a connection ended: {error}");
                     if conversation.activity.is_flood() || broke_http2(&error) {
-                        end_under_requests(conversation, Failure::Http2Abuse);
+                        conversation.end_late(Failure::Http2Abuse);
+                        conversation.counters().failures.add(Failure::Http2Abuse);
                     }
                     // The engine has answered, and nobody else has seen the request.
                     if error.is_parse() {
@@ -92,19 +93,15 @@ pub(crate) async fn drive<C: Connection>(conversation: &Conversation, mut connec
                     finishing = true;
                 }
                 Verdict::Late(failure) => {
-                    end_under_requests(conversation, failure);
+                    // Requests that are under way end with it, and each of them counts it.
+                    conversation.end_late(failure);
+                    if !conversation.activity.is_busy() {
+                        conversation.counters().failures.add(failure);
+                    }
                     return;
                 }
             },
         }
-    }
-}
-
-/// Says why a connection ends. Requests that are under way end with it, and each of them counts it.
-fn end_under_requests(conversation: &Conversation, failure: Failure) {
-    conversation.end_late(failure);
-    if !conversation.activity.is_busy() {
-        conversation.counters().failures.add(failure);
     }
 }
 

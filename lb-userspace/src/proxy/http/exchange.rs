@@ -232,7 +232,8 @@ impl Drop for Exchange {
         {
             class.add(1);
         }
-        if let Some(failure) = self.failure {
+        // A connection that ends for abuse has been counted, with whatever was under way on it.
+        if let Some(failure) = self.failure.filter(|it| *it != Failure::Http2Abuse) {
             counters.failures.add(failure);
         }
         if let Some(progress) = &self.progress {

@@ -25,7 +25,11 @@ const MADE_ROOM: u64 = 4;
 
 /// Returns how many requests in a row a client may give up that may have so many at one time.
 pub(super) fn most_given_up(streams: u32) -> usize {
-    PAGES as usize * streams as usize
+    usize::try_from(most(streams) / REQUEST).unwrap_or(usize::MAX)
+}
+
+fn most(streams: u32) -> u64 {
+    LEAST.max(u64::from(streams) * REQUEST * PAGES)
 }
 
 /// What is left to a client.
@@ -40,7 +44,7 @@ pub(super) struct Budget {
 impl Budget {
     /// Returns the budget of a client that may have so many requests at one time.
     pub(super) fn new(streams: u32) -> Self {
-        let most = LEAST.max(u64::from(streams) * REQUEST * PAGES);
+        let most = most(streams);
         Self {
             most,
             left: AtomicU64::new(most),
