@@ -3,7 +3,7 @@
 use std::{io::Write as _, net::TcpStream, thread, time::Duration};
 
 use lb_tests::lab::{
-    Daemon, Host, Lab, eventually,
+    Configuration, Daemon, Host, Lab, eventually,
     gate::Gate,
     http2,
     origin::{Origin, Record, Response},
@@ -11,7 +11,7 @@ use lb_tests::lab::{
     site::vip,
     tcp_server::connect,
     usage::Usage,
-    web_site::{PORTAL, SERVICE, WebSite},
+    web_site::{HEALTH, POOL, PORTAL, SERVICE, WebSite},
 };
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -21,6 +21,14 @@ const TIMEOUTS: &str = r#"timeouts = { handshake = "700ms", header = "3s", idle 
 const ROOM_KIB: u64 = 4 * 1024;
 /// A request that nobody asked for if it comes to a backend.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: portal.lab.example\r\n\r\n";
+
+/// Returns the site's configuration. That a check finds no time on a busy machine is nobody's attack.
+fn configuration(site: &WebSite, lab: &Lab, more: &str) -> Configuration {
+    let health = HEALTH.replace("fall = 3", "fall = 100");
+    Configuration::new()
+        .pool(POOL, &site.backends(lab), &health)
+        .text(&site.service(SERVICE, vip(443), POOL, more))
+}
 
 fn failures(daemon: &Daemon<'_>, reason: &str) -> u64 {
     daemon.status().service(SERVICE).failures(reason)
@@ -60,7 +68,7 @@ fn try_tls(site: &WebSite, host: &Host) -> Option<Raw> {
 fn handshakes_that_drip_end_after_their_time_and_others_are_made_meanwhile() {
     let lab = Lab::one_arm().gateways(1).clients(2).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &site.configuration_with(&lab, TIMEOUTS));
+    let daemon = Daemon::start(&lab, &configuration(&site, &lab, TIMEOUTS));
     const MANY: usize = 50;
     let mut slow: Vec<TcpStream> = (0..MANY)
         .map(|_| connect(lab.client(1), None, vip(443)).expect("a connection"))
@@ -90,7 +98,7 @@ fn a_source_has_its_connections_and_no_more_and_others_have_theirs() {
     let lab = Lab::one_arm().gateways(1).clients(2).build();
     let site = WebSite::start(&lab);
     let limits = "limits = { per_source = 10 }";
-    let daemon = Daemon::start(&lab, &site.configuration_with(&lab, limits));
+    let daemon = Daemon::start(&lab, &configuration(&site, &lab, limits));
     let mut held: Vec<Raw> = (0..10)
         .map(|_| try_tls(&site, lab.client(1)).expect("a connection"))
         .collect();
@@ -115,7 +123,7 @@ fn a_source_has_its_connections_and_no_more_and_others_have_theirs() {
 fn requests_that_come_all_at_once_are_answered_in_their_order() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &site.configuration_with(&lab, TIMEOUTS));
+    let daemon = Daemon::start(&lab, &configuration(&site, &lab, TIMEOUTS));
     let origin = &site.origins[0];
     const MANY: usize = 1000;
     let get = |number| format!("GET /{number} HTTP/1.1\r\nHost: {PORTAL}\r\n\r\n");
@@ -157,7 +165,7 @@ fn requests_that_come_all_at_once_are_answered_in_their_order() {
 fn what_follows_an_upgrade_that_is_refused_is_a_request_like_any_other() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &site.configuration(&lab));
+    let daemon = Daemon::start(&lab, &configuration(&site, &lab, ""));
     let origin = &site.origins[0];
     let gate = Gate::new();
     {
@@ -243,7 +251,7 @@ fn what_follows_an_upgrade_that_is_refused_is_a_request_like_any_other() {
 fn hidden_framing_is_refused_or_has_one_meaning() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &site.configuration(&lab));
+    let daemon = Daemon::start(&lab, &configuration(&site, &lab, ""));
     let origin = &site.origins[0];
     let long = ["3;", &"x".repeat(100_000), "\r\nabc\r\n0\r\n\r\n"].concat();
     let many = ["0\r\n", &"X: y\r\n".repeat(20_000), "\r\n"].concat();
@@ -324,7 +332,7 @@ fn hidden_framing_is_refused_or_has_one_meaning() {
 fn a_backend_that_never_comes_to_an_end_is_given_up_and_needs_no_memory() {
     let lab = Lab::one_arm().gateways(1).clients(2).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &site.configuration_with(&lab, TIMEOUTS));
+    let daemon = Daemon::start(&lab, &configuration(&site, &lab, TIMEOUTS));
     let origin = &site.origins[0];
     let early = |status: u16| format!("HTTP/1.1 {status} x\r\nX: y\r\n\r\n");
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -412,7 +420,7 @@ fn a_backend_that_never_comes_to_an_end_is_given_up_and_needs_no_memory() {
 fn without_descriptors_who_is_there_is_served_and_others_wait_for_their_turn() {
     let lab = Lab::one_arm().gateways(1).clients(2).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &site.configuration(&lab));
+    let daemon = Daemon::start(&lab, &configuration(&site, &lab, ""));
     let mut kept = site.raw(lab.client(2));
     kept.get(PORTAL, "/", "").expect("an answer");
     let (pid, limit) = (daemon.pid(), Usage::of(daemon.pid()).descriptors + 60);
