@@ -17,8 +17,8 @@ const KEPT: usize = 64;
 /// Pipes of a worker. Each takes two descriptors, and holds memory of the kernel while its receiver
 /// is slow; further tunnels copy.
 const IN_ALL: usize = 256;
-/// Bytes of one move. The kernel moves less where a pipe has fewer places.
-const MOST: usize = 1 << 20;
+/// Bytes that a pipe is asked to have room for, and so of one move: each costs two calls.
+const ROOM: libc::c_int = 256 << 10;
 
 thread_local! {
     static KEPT_PIPES: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
@@ -57,6 +57,9 @@ impl Pipe {
         // SAFETY: both have just been made, and nobody else has them.
         let [exit, entrance] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
         OPEN_PIPES.set(OPEN_PIPES.get() + 1);
+        // Without it there is less room: the kernel bounds what pipes of one user have in all.
+        // SAFETY: the descriptor is open, and the argument is a number.
+        let _ = unsafe { libc::fcntl(entrance.as_raw_fd(), libc::F_SETPIPE_SZ, ROOM) };
         Ok(Self {
             exit,
             entrance,
@@ -91,7 +94,7 @@ impl Pipe {
         loop {
             ready!(from.poll_read_ready(cx))?;
             let moved = from.try_io(Interest::READABLE, || {
-                splice(from.as_raw_fd(), self.entrance.as_raw_fd(), MOST)
+                splice(from.as_raw_fd(), self.entrance.as_raw_fd(), ROOM as usize)
             });
             match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
