@@ -552,6 +552,6 @@ fn a_head_of_http2_may_have_as_many_lines_as_one_of_http1() {
     let refused = http1.get(PORTAL, "/", &"x: a=b\r\n".repeat(30));
     assert_eq!(refused.expect("an answer").status, 431);
     eventually(BOUND, "both are counted", || {
-        failures(&daemon, "head_too_large") == 2
+        failures(&daemon, "header_too_large") == 2
     });
 }

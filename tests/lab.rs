@@ -31,6 +31,8 @@ pub mod veth;
 pub mod xdp_pass;
 
 #[cfg(feature = "web")]
+pub mod access_log;
+#[cfg(feature = "web")]
 pub mod authority;
 #[cfg(feature = "web")]
 pub mod browser;

@@ -3,6 +3,7 @@
 //! One file for each topic; the name of a test is what it promises. `cargo xtask test` runs them as
 //! root with the binary under test in `VIPD_BIN`.
 
+mod access_log;
 mod admin_state;
 mod affinity;
 mod arms;

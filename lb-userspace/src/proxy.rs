@@ -26,6 +26,7 @@ mod http;
 mod listener;
 mod live;
 mod loads;
+mod lost;
 mod prefixed;
 mod proxy_protocol;
 mod redirect;

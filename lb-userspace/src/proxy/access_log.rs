@@ -3,7 +3,8 @@
 //! Whoever serves a client fills a [`Record`] and hands it over by [`AccessLog::write`], which never
 //! waits: a thread of its own makes lines of the records and writes all that are there at once.
 //! Where it cannot keep up, or nothing can be written, records are lost and counted, because traffic
-//! counts for more than its log.
+//! counts for more than its log. Lines of connections that were never served give way to the others
+//! ([`AccessLog::write_if_quiet`]): whoever floods a service with them shall not hide what it serves.
 
 mod record;
 mod sink;
@@ -20,7 +21,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicBool, AtomicU64,
+            AtomicBool, AtomicU64, AtomicUsize,
             Ordering::{Acquire, Relaxed, Release},
         },
         mpsc::{self, Receiver, SyncSender, TrySendError},
@@ -50,6 +51,8 @@ pub(crate) struct AccessLog(Arc<Handle>);
 struct Handle {
     /// None while the log ends.
     queue: Option<SyncSender<Message>>,
+    /// Records of connections that were never served, at most.
+    unserved: usize,
     shared: Arc<Shared>,
     /// Closed by the thread as it ends.
     ended: Mutex<Receiver<()>>,
@@ -64,6 +67,8 @@ struct Shared {
     refused: AtomicU64,
     /// Lines that could not be written.
     failed: AtomicU64,
+    /// Records of connections that were never served, on their way through the queue.
+    unserved: AtomicUsize,
     orders: Mutex<Orders>,
 }
 
@@ -82,6 +87,8 @@ struct Orders {
 enum Message {
     /// On the heap: the queue has room for all its messages from the start.
     Record(Box<Record>),
+    /// The same of a connection that was never served.
+    Unserved(Box<Record>),
     /// There are orders.
     Wake,
 }
@@ -111,6 +118,7 @@ impl AccessLog {
             })?;
         Ok(Self(Arc::new(Handle {
             queue: Some(queue),
+            unserved: room / 2,
             shared,
             ended: Mutex::new(ended),
             thread: Some(thread),
@@ -125,15 +133,35 @@ impl AccessLog {
 
     /// Hands a record over without waiting. It is dropped if the log is off, and dropped and counted
     /// if the queue is full.
-    pub(crate) fn write(&self, mut record: Record) {
+    pub(crate) fn write(&self, record: Record) {
+        self.hand_over(record, Message::Record);
+    }
+
+    /// The same for a connection that was never served: it is dropped and counted if half of the
+    /// queue is full of such.
+    pub(crate) fn write_if_quiet(&self, record: Record) {
+        let shared = &self.0.shared;
+        if shared.unserved.fetch_add(1, Relaxed) >= self.0.unserved {
+            shared.unserved.fetch_sub(1, Relaxed);
+            if self.is_on() {
+                shared.refused.fetch_add(1, Relaxed);
+            }
+        } else if !self.hand_over(record, Message::Unserved) {
+            shared.unserved.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Returns whether it is in the queue.
+    fn hand_over(&self, mut record: Record, message: fn(Box<Record>) -> Message) -> bool {
         if !self.is_on() {
-            return;
+            return false;
         }
         record.shorten();
-        let message = Message::Record(Box::new(record));
-        if self.0.send(message).is_err() {
+        let taken = self.0.send(message(Box::new(record))).is_ok();
+        if !taken {
             self.0.shared.refused.fetch_add(1, Relaxed);
         }
+        taken
     }
 
     /// Returns how many records were lost so far: the queue was full, or writing failed.

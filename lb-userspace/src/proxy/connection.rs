@@ -15,8 +15,16 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    counters::Counters, descriptors::Expected, failure::Failure, front::Front, guests, http,
-    prefixed::Prefixed, proxy_protocol, redirect, tcp, worker::Worker,
+    counters::Counters,
+    descriptors::Expected,
+    failure::Failure,
+    front::Front,
+    guests::{self, Fate},
+    http,
+    lost::Lost,
+    prefixed::Prefixed,
+    proxy_protocol, redirect, tcp,
+    worker::Worker,
 };
 use crate::config::model::Forwarding;
 
@@ -31,8 +39,10 @@ pub(crate) async fn serve(
     let counters = front.counters(worker.index);
     counters.connections.add(1);
     let _open = Open::count(counters);
-    if let Err(failure) = way(&worker, &front, stream, unmapped(peer), expected).await {
-        counters.failures.add(failure);
+    let begun = Instant::now();
+    let mut client = unmapped(peer);
+    if let Err(failure) = way(&worker, &front, stream, &mut client, expected).await {
+        Lost::from(failure).tell(&worker, &front, client, begun, |_| {});
     }
 }
 
@@ -52,11 +62,14 @@ impl Drop for Open<'_> {
     }
 }
 
+/// # Errors
+///
+/// Why it did not come to be served; from then on whoever serves it tells what goes wrong.
 async fn way(
     worker: &Rc<Worker>,
     front: &Arc<Front>,
     mut stream: TcpStream,
-    peer: SocketAddr,
+    who: &mut SocketAddr,
     expected: Expected,
 ) -> Result<(), Failure> {
     let service = &front.service;
@@ -67,16 +80,15 @@ async fn way(
             return Err(Failure::TooManyConnections);
         }
     }
-    let (client, surplus) = client(front, &mut stream, peer).await?;
+    let (client, surplus) = client(front, &mut stream, *who).await?;
+    *who = client;
     let snapshot = worker.handle.snapshot();
     if guests::refuses(&snapshot.state.client_ranges, &front.name, client.ip()) {
         return Err(Failure::Refused);
     }
     drop(snapshot);
     // Nothing waits between the question and this: a list that changes later finds the client.
-    let guest = worker
-        .guests
-        .enter(&front.name, client.ip(), &front.counters);
+    let guest = worker.guests.enter(&front.name, client.ip());
     let fate = guest.fate();
     let _source = match limits.per_source {
         0 => None,
@@ -89,25 +101,20 @@ async fn way(
     };
     let stream = Prefixed::new(surplus, stream).of(guest);
     match service.forwarding {
-        Forwarding::Tcp => match tcp::serve(worker, front, stream, client, expected).await {
-            // That has been counted.
-            Err(_) if fate.is_refused() => Ok(()),
-            served => served,
-        },
+        Forwarding::Tcp => tcp::serve(worker, front, stream, client, &fate, expected).await,
         Forwarding::Redirect => {
             drop(expected);
-            redirect::serve(Rc::clone(worker), Arc::clone(front), stream, client).await;
-            Ok(())
+            redirect::serve(Rc::clone(worker), Arc::clone(front), stream, client, fate).await;
         }
         Forwarding::Http => {
-            let (opened, stream) = secure(worker, front, stream, client).await?;
+            let (opened, stream) = secure(worker, front, stream, client, fate).await?;
             drop(expected);
             http::serve(Rc::clone(worker), Arc::clone(front), opened, stream).await;
-            Ok(())
         }
         // These have no front.
-        Forwarding::Snat | Forwarding::Monitor => Ok(()),
+        Forwarding::Snat | Forwarding::Monitor => {}
     }
+    Ok(())
 }
 
 /// Returns the client, whom a trusted peer may name, and its first bytes as far as they were read.
@@ -140,6 +147,7 @@ async fn secure(
     front: &Front,
     stream: Prefixed<TcpStream>,
     client: SocketAddr,
+    fate: Fate,
 ) -> Result<(http::Opened, TlsStream<Prefixed<TcpStream>>), Failure> {
     let Some(tls) = &front.tls else {
         return Err(Failure::HandshakeFailed);
@@ -154,7 +162,10 @@ async fn secure(
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(client = %client, "the TLS handshake failed: {error}");
-            return Err(Failure::HandshakeFailed);
+            return Err(match fate.is_refused() {
+                true => Failure::Refused,
+                false => Failure::HandshakeFailed,
+            });
         }
         Err(_) => return Err(Failure::HandshakeTimeout),
     };
@@ -171,6 +182,7 @@ async fn secure(
         },
         http2: session.alpn_protocol() == Some(b"h2"),
         handshake: Some(begun.elapsed()),
+        fate,
     };
     Ok((opened, stream))
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hyper::StatusCode;
+
 use super::failure::FailureCounters;
 
 /// A number that only grows, or one that goes up and down.
@@ -47,4 +49,14 @@ pub(crate) struct Counters {
     pub(crate) retries: Count,
     /// What went wrong.
     pub(crate) failures: FailureCounters,
+}
+
+impl Counters {
+    /// Counts an answer by its status.
+    pub(crate) fn answered(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).wrapping_sub(1);
+        if let Some(class) = self.answers.get(class) {
+            class.add(1);
+        }
+    }
 }

@@ -55,7 +55,8 @@ failures! {
     BadRequest = "bad_request", Client, 400, "the request can be understood in more than one way, or in none";
     RequestTimeout = "request_timeout", Client, 408, "the request did not arrive in time";
     BodyTooLarge = "body_too_large", Client, 413, "the request's body is longer than limits.body_size";
-    HeadTooLarge = "head_too_large", Client, 431, "the request's head is longer than limits.header_size, or has more lines than limits.headers";
+    HeaderTooLarge = "header_too_large", Client, 431, "the request's head is longer than limits.header_size, or has more lines than limits.headers";
+    TargetTooLong = "target_too_long", Client, 414, "the request's target is longer than 65,534 bytes";
     Misdirected = "misdirected", Client, 421, "the host is not one that this connection or service is for";
     Http11Required = "http_1_1_required", Client, 0, "sign-on that belongs to a connection was sent back to HTTP/1.1";
     ClientClosed = "client_closed", Client, 0, "the client went away before it had the whole answer";

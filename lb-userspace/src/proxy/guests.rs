@@ -3,7 +3,7 @@
 //! A client that is blocked at run time loses the connections that it has, as its flows end in the
 //! kernel. That is done at the client's stream, which is the same under TLS, HTTP and a tunnel:
 //! from that moment on it gives an error to whoever reads or writes, so everything ends by the way
-//! that it ends when a client breaks off, and is accounted for. Nothing is asked for each request:
+//! that it ends when a client breaks off; whoever accounts for it asks the client's [`Fate`]. Nothing is asked for each request:
 //! a worker looks at its connections only when the lists have changed.
 
 use std::{
@@ -20,7 +20,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use lb_common::{addr, guard::is_blocked};
 
-use super::{counters::Counters, failure::Failure};
+use super::failure::Failure;
 use crate::control::state::ClientRanges;
 
 /// Returns whether a service refuses a client.
@@ -45,7 +45,6 @@ struct Present {
 struct Entry {
     service: Arc<str>,
     client: IpAddr,
-    counters: Arc<[Counters]>,
     told: Arc<Told>,
 }
 
@@ -59,17 +58,11 @@ struct Told {
 
 impl Guests {
     /// Enters a client whom the service takes, until the returned value is dropped.
-    pub(crate) fn enter(
-        &self,
-        service: &Arc<str>,
-        client: IpAddr,
-        counters: &Arc<[Counters]>,
-    ) -> Guest {
+    pub(crate) fn enter(&self, service: &Arc<str>, client: IpAddr) -> Guest {
         let told = Arc::new(Told::default());
         let entry = Entry {
             service: Arc::clone(service),
             client,
-            counters: Arc::clone(counters),
             told: Arc::clone(&told),
         };
         let mut present = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,8 +76,8 @@ impl Guests {
         }
     }
 
-    /// Ends the connections of those whom `ranges` refuse, and counts them for `worker`.
-    pub(crate) fn pass(&self, ranges: &Arc<ClientRanges>, worker: usize) {
+    /// Ends the connections of those whom `ranges` refuse.
+    pub(crate) fn pass(&self, ranges: &Arc<ClientRanges>) {
         let mut present = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let passed = present.passed.as_ref();
         if passed.is_some_and(|passed| Arc::ptr_eq(passed, ranges)) {
@@ -92,26 +85,18 @@ impl Guests {
         }
         present.passed = Some(Arc::clone(ranges));
         for entry in present.guests.values() {
-            if refuses(ranges, &entry.service, entry.client) && entry.told.refuse() {
-                let own = entry
-                    .counters
-                    .get(worker)
-                    .or_else(|| entry.counters.first());
-                if let Some(counters) = own {
-                    counters.failures.add(Failure::Refused);
-                }
+            if refuses(ranges, &entry.service, entry.client) {
+                entry.told.refuse();
             }
         }
     }
 }
 
 impl Told {
-    /// Returns whether that is news.
-    fn refuse(&self) -> bool {
-        let news = !self.refused.swap(true, Ordering::AcqRel);
+    fn refuse(&self) {
+        self.refused.store(true, Ordering::Release);
         self.reader.wake();
         self.writer.wake();
-        news
     }
 
     fn is_refused(&self) -> bool {
@@ -224,21 +209,14 @@ mod tests {
         state.change_clients(&wish, &author).unwrap();
     }
 
-    fn refused(counters: &[Counters]) -> u64 {
-        let mut all = counters.iter().flat_map(|of| of.failures.read());
-        all.find(|(failure, _)| *failure == Failure::Refused)
-            .map_or(0, |(_, count)| count)
-    }
-
     #[tokio::test]
     async fn a_client_that_is_blocked_loses_what_it_has_and_others_do_not() {
         let mut state = site();
         let guests = Guests::default();
-        let counters: Arc<[Counters]> = Arc::from([Counters::default()]);
-        guests.pass(&state.client_ranges, 0);
+        guests.pass(&state.client_ranges);
         let enter = |client: &str| {
             let (near, far) = tokio::io::duplex(8);
-            let guest = guests.enter(&"web".into(), ip(client), &counters);
+            let guest = guests.enter(&"web".into(), ip(client));
             let fate = guest.fate();
             let stream = Prefixed::new(BytesMut::new(), near).of(guest);
             (stream, far, fate)
@@ -251,8 +229,8 @@ mod tests {
         tokio::task::yield_now().await;
 
         block(&mut state, "10.9.0.0/16");
-        guests.pass(&state.client_ranges, 0);
-        guests.pass(&state.client_ranges, 0);
+        guests.pass(&state.client_ranges);
+        guests.pass(&state.client_ranges);
 
         for task in [reader, writer] {
             let error = timeout(Duration::from_secs(10), task).await;
@@ -260,7 +238,6 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
         }
         assert!(fate.is_refused() && !others_fate.is_refused());
-        assert_eq!(refused(&counters), 2, "each is counted once");
         others_end.write_all(b"x").await.unwrap();
         assert_eq!(other.read_u8().await.unwrap(), b'x');
         drop(other);

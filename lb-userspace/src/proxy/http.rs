@@ -70,7 +70,8 @@ where
             .max_send_buf_size(SEND_BUFFER)
             .max_pending_accept_reset_streams(flood::most_given_up(limits.streams))
             .serve_connection(TokioIo::new(stream.counting()), service);
-        drive(&conversation, pin!(connection)).await;
+        let lost = drive(&conversation, pin!(connection)).await;
+        conversation.ended(lost);
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         if limits.headers != ENGINES_HEADERS {
@@ -84,7 +85,8 @@ where
             .half_close(false)
             .serve_connection(TokioIo::new(stream.lingering()), service)
             .with_upgrades();
-        drive(&conversation, pin!(connection)).await;
+        let lost = drive(&conversation, pin!(connection)).await;
+        conversation.ended(lost);
     }
 }
 

@@ -27,11 +27,13 @@ use super::{
     access_log::{Kind, Record},
     failure::Failure,
     front::{Front, host_matches},
+    guests::Fate,
     http::{
         activity::{Activity, Verdict},
         exchange::protocol,
         watched::Watched,
     },
+    lost::Lost,
     prefixed::Prefixed,
     worker::Worker,
 };
@@ -45,6 +47,7 @@ pub(crate) async fn serve(
     front: Arc<Front>,
     stream: Prefixed<TcpStream>,
     client: SocketAddr,
+    fate: Fate,
 ) {
     let activity = Activity::new(front.service.limits.streams);
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)).lingering());
@@ -69,10 +72,13 @@ pub(crate) async fn serve(
         .serve_connection(io, service);
     let mut connection = pin!(connection);
     let mut timer = pin!(sleep_until(Instant::now() + timeouts.header));
-    loop {
+    let lost = loop {
         tokio::select! {
             biased;
-            _ = connection.as_mut() => return,
+            ended = connection.as_mut() => break match ended {
+                Err(error) => Lost::by_engine(&error, &activity),
+                Ok(()) => None,
+            },
             () = counted.0.stopping.finish.wait(), if !finishing => {
                 connection.as_mut().graceful_shutdown();
                 finishing = true;
@@ -83,13 +89,17 @@ pub(crate) async fn serve(
                     connection.as_mut().graceful_shutdown();
                     timer.as_mut().reset(Instant::now() + Duration::from_secs(1));
                 }
-                Verdict::Late(failure) => {
-                    let (worker, front) = counted;
-                    front.counters(worker.index).failures.add(failure);
-                    return;
-                }
+                Verdict::Late(failure) => break Some(failure.into()),
             },
         }
+    };
+    let lost = match fate.is_refused() {
+        true => Some(Failure::Refused.into()),
+        false => lost,
+    };
+    if let Some(lost) = lost {
+        let (worker, front) = counted;
+        lost.tell(&worker, &front, client, activity.phase_begun(), |_| {});
     }
 }
 
@@ -119,13 +129,8 @@ fn answer(
     };
     let counters = front.counters(worker.index);
     counters.requests.add(1);
-    let status = response.status().as_u16();
-    if let Some(class) = counters
-        .answers
-        .get(usize::from(status / 100).wrapping_sub(1))
-    {
-        class.add(1);
-    }
+    let status = response.status();
+    counters.answered(status);
     if let Some(failure) = failure {
         counters.failures.add(failure);
     }
@@ -137,7 +142,7 @@ fn answer(
             target: Some(request.uri().to_string()),
             host: host.and_then(|host| host.to_str().ok()).map(str::to_owned),
             protocol: Some(protocol(request.version())),
-            status: Some(status),
+            status: Some(status.as_u16()),
             total: Some(begun.elapsed()),
             fault: failure.map(Failure::side),
             reason: failure.map(|failure| failure.label().into()),

@@ -15,6 +15,7 @@ use super::{
     descriptors::Expected,
     failure::Failure,
     front::Front,
+    guests::Fate,
     hello::{self, Hello},
     loads::Load,
     prefixed::Prefixed,
@@ -23,17 +24,14 @@ use super::{
 };
 
 /// Serves a connection: which pool, which backend, a connection to it, bytes both ways.
-///
-/// # Errors
-///
-/// Why it ended early; the failure is counted by the caller.
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
     front: &Arc<Front>,
     mut stream: Prefixed<TcpStream>,
     client: SocketAddr,
+    fate: &Fate,
     expected: Expected,
-) -> Result<(), Failure> {
+) {
     let begun = Instant::now();
     let mut record = Record::begin(Arc::clone(&front.name), Kind::Tcp, client);
     let served = forward(
@@ -46,17 +44,23 @@ pub(crate) async fn serve(
         &mut record,
     )
     .await;
+    let failure = match served {
+        Err(_) if fate.is_refused() => Some(Failure::Refused),
+        served => served.err(),
+    };
     let counters = front.counters(worker.index);
+    if let Some(failure) = failure {
+        counters.failures.add(failure);
+    }
     counters.bytes_in.add(record.bytes_in);
     counters.bytes_out.add(record.bytes_out);
     counters.retries.add(u64::from(record.retries));
     if worker.access.is_on() {
         record.total = Some(begun.elapsed());
-        record.fault = served.err().map(Failure::side);
-        record.reason = served.err().map(|failure| failure.label().into());
+        record.fault = failure.map(Failure::side);
+        record.reason = failure.map(|failure| failure.label().into());
         worker.access.write(record);
     }
-    served
 }
 
 async fn forward(

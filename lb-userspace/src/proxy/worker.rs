@@ -229,9 +229,7 @@ fn keep_house(worker: &Worker, seconds: u32) {
     let snapshot = worker.handle.snapshot();
     let serves = |number| choose::still_serves(&snapshot, number);
     worker.bound.end(serves);
-    worker
-        .guests
-        .pass(&snapshot.state.client_ranges, worker.index);
+    worker.guests.pass(&snapshot.state.client_ranges);
     // What a snapshot makes free nobody else tells.
     worker.loads.wake();
     worker.idle.expire();

@@ -347,6 +347,39 @@ fn a_full_queue_drops_and_counts() {
 }
 
 #[test]
+fn connections_that_were_never_served_leave_room_for_the_others() {
+    let (mut reader, writer) = io::pipe().unwrap();
+    let log = AccessLog::with_room(&model::AccessLog::Off, 1000).unwrap();
+    let sink = sink::of_file(File::from(std::os::fd::OwnedFd::from(writer)));
+    log.0.order(|orders| orders.sink = Some(sink));
+    log.0.shared.on.store(true, Release);
+
+    let began = Instant::now();
+    while log.dropped() < 1000 {
+        log.write_if_quiet(bare("flood"));
+        assert!(began.elapsed() < Duration::from_secs(60));
+    }
+    let dropped = log.dropped();
+    (0..400).for_each(|_| log.write(bare("served")));
+    assert_eq!(log.dropped(), dropped);
+
+    let reading = thread::spawn(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        text
+    });
+    eventually("the flood is written", || {
+        log.0.shared.unserved.load(Relaxed) == 0
+    });
+    log.write_if_quiet(bare("calm"));
+    assert_eq!(log.dropped(), dropped);
+    drop(log);
+    let text = reading.join().unwrap();
+    assert_eq!(text.matches("\"served\"").count(), 400);
+    assert_eq!(text.matches("\"calm\"").count(), 1);
+}
+
+#[test]
 fn the_end_does_not_wait_for_a_reader_that_has_stopped() {
     let (reader, writer) = io::pipe().unwrap();
     let log = AccessLog::with_room(&model::AccessLog::Off, 1000).unwrap();

@@ -90,6 +90,10 @@ impl Writer {
         while self.lines.len() < BATCH {
             match next.take().or_else(|| self.messages.try_recv().ok()) {
                 Some(Message::Record(record)) => record.line(&mut self.lines),
+                Some(Message::Unserved(record)) => {
+                    self.shared.unserved.fetch_sub(1, Relaxed);
+                    record.line(&mut self.lines);
+                }
                 Some(Message::Wake) => {}
                 None => return false,
             }

@@ -27,14 +27,18 @@ pub(crate) struct Activity {
     owed: AtomicU32,
     /// Milliseconds from `begun` to the moment when it last took something.
     taken: AtomicU64,
-    /// A request's head has begun to arrive.
+    /// A request's head is awaited or has begun to arrive.
     in_head: AtomicBool,
+    /// Some of it is there.
+    head_begun: AtomicBool,
     /// Of the last request's body there is more to come.
     in_body: AtomicBool,
     /// Milliseconds from `begun` to the beginning of the present phase: of waiting, or of a head.
     since: AtomicU64,
     /// The same to the moment since which the client takes nothing; zero: it does.
     blocked: AtomicU64,
+    /// The same to the moment until which the stream may take to end by itself; zero: it does not end.
+    ending: AtomicU64,
     /// What a client of HTTP/2 may still do to no purpose.
     budget: Budget,
 }
@@ -61,9 +65,11 @@ impl Activity {
             owed: AtomicU32::new(0),
             taken: AtomicU64::new(0),
             in_head: AtomicBool::new(true),
+            head_begun: AtomicBool::new(false),
             in_body: AtomicBool::new(false),
             since: AtomicU64::new(0),
             blocked: AtomicU64::new(0),
+            ending: AtomicU64::new(0),
             budget: Budget::new(streams),
         })
     }
@@ -72,12 +78,23 @@ impl Activity {
     pub(crate) fn begin(&self, has_body: bool) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.in_head.store(false, Ordering::Relaxed);
+        self.head_begun.store(false, Ordering::Relaxed);
         self.in_body.store(has_body, Ordering::Relaxed);
     }
 
     /// The body has been read to its end.
     pub(crate) fn body_ended(&self) {
         self.in_body.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns whether a client of HTTP/1 has begun a request's head, and has not ended it.
+    pub(crate) fn is_in_head(&self) -> bool {
+        self.head_begun.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the present phase began: that of waiting, or of a head.
+    pub(crate) fn phase_begun(&self) -> Instant {
+        self.begun + Duration::from_millis(self.since.load(Ordering::Relaxed))
     }
 
     /// Returns whether a client of HTTP/1 has more to send of what it began.
@@ -134,7 +151,9 @@ impl Activity {
             true => (timeouts.header, Verdict::Late(Failure::HeaderTimeout)),
             false => (timeouts.idle, Verdict::Idle),
         };
-        let until = self.since.load(Ordering::Relaxed) + millis(limit);
+        // A head that was refused is no late one, though its client goes on sending.
+        let until = (self.since.load(Ordering::Relaxed) + millis(limit))
+            .max(self.ending.load(Ordering::Relaxed));
         if now >= until { over } else { self.at(until) }
     }
 
@@ -161,6 +180,7 @@ impl Activity {
         }
         // The rest of a body that was answered early is no head.
         let rest = self.uploads.load(Ordering::Relaxed) > 0;
+        self.head_begun.store(!rest, Ordering::Relaxed);
         if rest || !self.in_head.swap(true, Ordering::Relaxed) {
             self.since.store(self.now(), Ordering::Relaxed);
         }
@@ -180,6 +200,12 @@ impl Activity {
         } else if self.blocked.load(Ordering::Relaxed) == 0 {
             self.blocked.store(self.now().max(1), Ordering::Relaxed);
         }
+    }
+
+    /// The stream ends, and may wait for its client for so long.
+    pub(super) fn ends_within(&self, limit: Duration) {
+        let until = self.now() + millis(limit);
+        self.ending.store(until, Ordering::Relaxed);
     }
 
     fn now(&self) -> u64 {
@@ -363,6 +389,18 @@ mod tests {
         assert_eq!(judge(), Verdict::Late(Failure::ClientStalled));
         activity.has_written(true);
         assert!(matches!(judge(), Verdict::Until(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_ends_may_wait_for_its_client() {
+        let activity = Activity::new(100);
+        pass(9).await;
+        activity.ends_within(Duration::from_secs(3));
+        pass(2).await;
+        let judge = || activity.verdict(&timeouts(), false);
+        assert!(matches!(judge(), Verdict::Until(_)));
+        pass(1).await;
+        assert_eq!(judge(), Verdict::Late(Failure::HeaderTimeout));
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,7 +20,9 @@ use super::{
         counters::Counters,
         failure::Failure,
         front::Front,
+        guests::Fate,
         live::LiveClient,
+        lost::Lost,
         stopping::Step,
         upstream::{self, Lease},
         worker::Worker,
@@ -41,6 +43,10 @@ pub(crate) struct Conversation {
     pub(crate) activity: Arc<Activity>,
     /// How long the TLS handshake took, until a request has told it.
     handshake: Cell<Option<Duration>>,
+    /// Whether its client was sent away.
+    fate: Fate,
+    /// A request has told of that.
+    told: Cell<bool>,
     /// The backend of the last request.
     chosen: RefCell<Option<Choice>>,
     /// The client's affinity entries, one for each pool that it has met, do not age while it is
@@ -86,6 +92,7 @@ pub(crate) struct Opened {
     pub(crate) tls_version: Option<&'static str>,
     pub(crate) http2: bool,
     pub(crate) handshake: Option<Duration>,
+    pub(crate) fate: Fate,
 }
 
 /// Why there is no connection to a backend.
@@ -116,6 +123,8 @@ impl Conversation {
             http2: opened.http2,
             activity,
             handshake: Cell::new(opened.handshake),
+            fate: opened.fate,
+            told: Cell::new(false),
             chosen: RefCell::default(),
             live: RefCell::default(),
             bound: RefCell::default(),
@@ -152,6 +161,31 @@ impl Conversation {
     /// Returns why the connection is ended under its requests; `None`: its client has done so.
     pub(crate) fn late(&self) -> Option<Failure> {
         self.late.get()
+    }
+
+    /// Returns whether a request ends because its client was sent away, and shall tell so.
+    pub(crate) fn is_sent_away(&self) -> bool {
+        let is_refused = self.fate.is_refused();
+        self.told.set(self.told.get() || is_refused);
+        is_refused
+    }
+
+    /// The connection has ended: tells what no request does.
+    pub(crate) fn ended(&self, lost: Option<Lost>) {
+        let lost = match self.fate.is_refused() {
+            true if self.told.get() || self.activity.is_busy() => None,
+            true => Some(Failure::Refused.into()),
+            false => lost,
+        };
+        let Some(lost) = lost else {
+            return;
+        };
+        let begun = self.activity.phase_begun();
+        lost.tell(&self.worker, &self.front, self.client, begun, |record| {
+            record.handshake = self.first_handshake();
+            record.tls_version = self.tls_version;
+            record.sni = self.sni.as_deref().map(str::to_owned);
+        });
     }
 
     /// Returns how long the TLS handshake took, for the first request that asks.

@@ -10,7 +10,10 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    super::failure::Failure, activity::Verdict, body::ResponseBody, conversation::Conversation,
+    super::{failure::Failure, lost::Lost},
+    activity::Verdict,
+    body::ResponseBody,
+    conversation::Conversation,
 };
 
 /// How long a connection that is told to end may still take.
@@ -45,8 +48,12 @@ where
     }
 }
 
-/// Runs a connection, and ends it when its client takes too long.
-pub(crate) async fn drive<C: Connection>(conversation: &Conversation, mut connection: Pin<&mut C>) {
+/// Runs a connection, and ends it when its client takes too long. Returns what went wrong while no
+/// request was there to tell of it.
+pub(crate) async fn drive<C: Connection>(
+    conversation: &Conversation,
+    mut connection: Pin<&mut C>,
+) -> Option<Lost> {
     let timeouts = &conversation.front.service.timeouts;
     let judge = || conversation.activity.verdict(timeouts, conversation.http2);
     let first = match judge() {
@@ -59,21 +66,17 @@ pub(crate) async fn drive<C: Connection>(conversation: &Conversation, mut connec
         tokio::select! {
             biased;
             ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    let cause = error.source().map(ToString::to_string);
-                    tracing::debug!(client = %conversation.client, cause, "a connection ended: {error}");
-                    if conversation.activity.is_flood() || broke_http2(&error) {
-                        conversation.end_late(Failure::Http2Abuse);
-                        conversation.counters().failures.add(Failure::Http2Abuse);
-                    }
-                    // The engine has answered, and nobody else has seen the request.
-                    if error.is_parse() {
-                        let too_large = error.is_parse_too_large();
-                        let failure = if too_large { Failure::HeadTooLarge } else { Failure::BadRequest };
-                        conversation.counters().failures.add(failure);
-                    }
+                let error = ended.err()?;
+                let cause = error.source().map(ToString::to_string);
+                tracing::debug!(client = %conversation.client, cause, "a connection ended: {error}");
+                if !conversation.http2 {
+                    return Lost::by_engine(&error, &conversation.activity);
                 }
-                return;
+                let abused = conversation.activity.is_flood() || broke_http2(&error);
+                return abused.then(|| {
+                    conversation.end_late(Failure::Http2Abuse);
+                    Failure::Http2Abuse.into()
+                });
             }
             () = conversation.told_to_end(), if !finishing => {
                 connection.as_mut().finish();
@@ -85,7 +88,7 @@ pub(crate) async fn drive<C: Connection>(conversation: &Conversation, mut connec
                 _ if finishing && conversation.activity.is_taking(timeouts.body) => {
                     timer.as_mut().reset(Instant::now() + FAREWELL);
                 }
-                _ if finishing => return,
+                _ if finishing => return None,
                 Verdict::Until(moment) => timer.as_mut().reset(moment),
                 Verdict::Idle => {
                     connection.as_mut().finish();
@@ -95,10 +98,7 @@ pub(crate) async fn drive<C: Connection>(conversation: &Conversation, mut connec
                 Verdict::Late(failure) => {
                     // Requests that are under way end with it, and each of them counts it.
                     conversation.end_late(failure);
-                    if !conversation.activity.is_busy() {
-                        conversation.counters().failures.add(failure);
-                    }
-                    return;
+                    return (!conversation.activity.is_busy()).then_some(failure.into());
                 }
             },
         }

@@ -223,14 +223,13 @@ impl Drop for Exchange {
             };
             self.failure = self.failure.or(late).or(Some(gone));
         }
+        if self.failure == Some(Failure::ClientClosed) && self.conversation.is_sent_away() {
+            self.failure = Some(Failure::Refused);
+        }
         let conversation = Rc::clone(&self.conversation);
         let counters = conversation.counters();
-        if let Some(status) = self.status
-            && let Some(class) = counters
-                .answers
-                .get(usize::from(status.as_u16() / 100).wrapping_sub(1))
-        {
-            class.add(1);
+        if let Some(status) = self.status {
+            counters.answered(status);
         }
         // A connection that ends for abuse has been counted, with whatever was under way on it.
         if let Some(failure) = self.failure.filter(|it| *it != Failure::Http2Abuse) {

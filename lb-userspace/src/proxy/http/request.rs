@@ -18,6 +18,20 @@ pub(crate) struct Asked {
     pub(crate) host_header: Option<HeaderValue>,
 }
 
+/// Judges how many lines a head has, which the engine does of HTTP/1 alone. A client of HTTP/2 sends
+/// each cookie in a line of its own (RFC 9113 section 8.2.3): they count as one.
+///
+/// # Errors
+///
+/// [`Failure::HeaderTooLarge`].
+pub(crate) fn check_lines(headers: &HeaderMap, limit: u32) -> Result<(), Failure> {
+    let more_cookies = headers.get_all(COOKIE).iter().skip(1).count();
+    match headers.len() - more_cookies > limit as usize {
+        true => Err(Failure::HeaderTooLarge),
+        false => Ok(()),
+    }
+}
+
 /// Judges a request's head.
 ///
 /// # Errors
@@ -60,21 +74,6 @@ pub(crate) fn check(parts: &Parts) -> Result<Asked, Failure> {
             None => HeaderValue::from_str(authority.as_str()).ok(),
         },
     })
-}
-
-/// Judges how many lines a head has, which hyper does for HTTP/1 alone. A client of HTTP/2 may write
-/// each cookie on a line of its own (RFC 9113 section 8.2.3).
-///
-/// # Errors
-///
-/// [`Failure::HeadTooLarge`].
-pub(crate) fn check_lines(headers: &HeaderMap, limit: u32) -> Result<(), Failure> {
-    let cookies = headers.get_all(COOKIE).iter().count();
-    let lines = headers.len() - cookies.saturating_sub(1);
-    match lines <= limit as usize {
-        true => Ok(()),
-        false => Err(Failure::HeadTooLarge),
-    }
 }
 
 /// hyper has refused most of what is ambiguous; what it lets through is refused here.
@@ -148,6 +147,30 @@ mod tests {
         }
         let (parts, ()) = request.body(()).expect("a request").into_parts();
         check(&parts).map(|asked| asked.host)
+    }
+
+    #[test]
+    fn lines_are_counted_and_cookies_are_one() {
+        let lines = |name: &'static str, count| {
+            (0..count)
+                .map(|_| {
+                    (
+                        name.parse().expect("a name"),
+                        HeaderValue::from_static("a=b"),
+                    )
+                })
+                .collect::<HeaderMap>()
+        };
+        let check = |headers| check_lines(&headers, 3);
+        let mut cookies = lines("cookie", 20);
+        assert_eq!(check(HeaderMap::new()), Ok(()));
+        assert_eq!(check(lines("x", 3)), Ok(()));
+        assert_eq!(check(lines("x", 4)), Err(Failure::HeaderTooLarge));
+        assert_eq!(check(cookies.clone()), Ok(()));
+        cookies.extend(lines("x", 2));
+        assert_eq!(check(cookies.clone()), Ok(()));
+        cookies.extend(lines("y", 1));
+        assert_eq!(check(cookies), Err(Failure::HeaderTooLarge));
     }
 
     #[test]

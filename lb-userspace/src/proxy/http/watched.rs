@@ -189,6 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
                 return Poll::Ready(Ok(()));
             }
             self.linger = Linger::Until(Box::pin(sleep(LINGER)));
+            self.activity.ends_within(LINGER + LINGER);
         }
         self.poll_linger(cx).map(Ok)
     }
