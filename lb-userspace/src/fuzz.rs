@@ -30,8 +30,10 @@ pub struct Target {
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    target("access-log", proxy::fuzz::record, 2000),
     target("admin-request", admin::fuzz::request, 400),
     target("certificate", tls::fuzz::certificate, 4000),
+    target("certificate-file", tls::fuzz::certificate_file, 3000),
     target("client-hello", proxy::fuzz::client_hello, 4000),
     target("command-line", cli::fuzz::command_line, 400),
     target("configuration", config::fuzz::configuration, 800),
@@ -41,6 +43,9 @@ pub const TARGETS: &[Target] = &[
     target("http-answer", health::fuzz::http_answer, 1500),
     target("overrides", control::fuzz::overrides, 4000),
     target("proxy-protocol", proxy::fuzz::header, 4000),
+    target("redirect", proxy::fuzz::target, 4000),
+    target("request-head", proxy::fuzz::request_head, 4000),
+    target("response-head", proxy::fuzz::response_head, 4000),
     target("site", control::fuzz::site, 60),
     target("tls-answer", health::fuzz::tls_answer, 1000),
     target("type-information", dataplane::layout::fuzz::layout, 4000),

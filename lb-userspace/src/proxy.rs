@@ -47,5 +47,11 @@ pub use self::{
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz {
-    pub(crate) use super::{hello::fuzz::client_hello, proxy_protocol::fuzz::header};
+    pub(crate) use super::{
+        access_log::fuzz::record,
+        hello::fuzz::client_hello,
+        http::fuzz::{request_head, response_head},
+        proxy_protocol::fuzz::header,
+        redirect::fuzz::target,
+    };
 }

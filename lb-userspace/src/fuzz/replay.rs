@@ -118,8 +118,10 @@ macro_rules! tests {
 }
 
 tests! {
+    any_text_stays_in_its_line_of_the_access_log: "access-log",
     any_admin_request_is_answered: "admin-request",
     any_certificate_is_judged: "certificate",
+    any_certificate_file_is_used_or_refused_in_words: "certificate-file",
     any_beginning_of_tls_has_a_name_or_none: "client-hello",
     any_command_line_is_understood_or_refused: "command-line",
     any_configuration_is_judged_and_expands_to_the_same: "configuration",
@@ -129,6 +131,9 @@ tests! {
     any_http_answer_of_a_backend_is_judged: "http-answer",
     any_file_of_run_time_changes_keeps_its_meaning: "overrides",
     any_proxy_header_is_read_or_refused: "proxy-protocol",
+    any_request_is_redirected_to_its_own_host_or_refused: "redirect",
+    any_request_that_is_let_through_has_one_meaning: "request-head",
+    any_answer_that_is_passed_on_has_one_meaning: "response-head",
     any_site_that_can_be_run_is_carried_out: "site",
     any_tls_answer_of_a_backend_is_judged: "tls-answer",
     any_type_information_is_compared_or_refused: "type-information",

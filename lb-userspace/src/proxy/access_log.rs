@@ -6,6 +6,8 @@
 //! counts for more than its log. Lines of connections that were never served give way to the others
 //! ([`AccessLog::write_if_quiet`]): whoever floods a service with them shall not hide what it serves.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod record;
 mod sink;
 #[cfg(test)]

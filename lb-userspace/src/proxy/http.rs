@@ -11,10 +11,12 @@ mod cookie;
 mod drive;
 pub(crate) mod exchange;
 mod flood;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod headers;
 mod outgoing;
 mod pages;
-mod request;
+pub(crate) mod request;
 mod response;
 pub(crate) mod sign_on;
 mod upgrade;

@@ -1,5 +1,8 @@
 //! HTTP that is sent to HTTPS, with the address as it came.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 use std::{
     net::SocketAddr,
     pin::pin,
@@ -31,6 +34,7 @@ use super::{
     http::{
         activity::{Activity, Verdict},
         exchange::protocol,
+        request::host_and_port,
         watched::Watched,
     },
     lost::Lost,
@@ -111,7 +115,7 @@ fn answer(
 ) -> Response<Empty<Bytes>> {
     let begun = Instant::now();
     let time = SystemTime::now();
-    let result = location(front, request);
+    let result = location(&front.service.redirect.hosts, request);
     let mut response = Response::new(Empty::new());
     let failure = match result {
         Ok(location) => {
@@ -157,12 +161,11 @@ fn answer(
 /// # Errors
 ///
 /// [`Failure::BadRequest`] without one good host and for CONNECT, [`Failure::Misdirected`] for a host that is not
-/// among those which the configuration lists.
-fn location(front: &Front, request: &Request<Incoming>) -> Result<HeaderValue, Failure> {
+/// among `hosts`, which the configuration lists; none: every host will do.
+fn location<B>(hosts: &[String], request: &Request<B>) -> Result<HeaderValue, Failure> {
     if request.method() == Method::CONNECT {
         return Err(Failure::BadRequest);
     }
-    let hosts = &front.service.redirect.hosts;
     let mut named = request.headers().get_all(HOST).iter();
     let authority = match (named.next(), named.next()) {
         (Some(host), None) => {
@@ -174,9 +177,7 @@ fn location(front: &Front, request: &Request<Incoming>) -> Result<HeaderValue, F
         }
         _ => return Err(Failure::BadRequest),
     };
-    if authority.as_str().contains('@') || authority.host().is_empty() {
-        return Err(Failure::BadRequest);
-    }
+    host_and_port(&authority)?;
     if let Some(target) = request.uri().authority()
         && !target.host().eq_ignore_ascii_case(authority.host())
     {

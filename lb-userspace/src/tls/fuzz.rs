@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
+pub(crate) use super::server::fuzz::certificate_file;
 use super::{
     ClientTls, SystemRoots, Trust, describe,
     key::{pin_of, pin_text},

@@ -24,7 +24,7 @@ pub(crate) fn named(
     numbered
         .upstreams
         .iter()
-        .find(|(_, upstream)| *upstream.token == *token && upstream.backend.pool == *pool)
+        .find(|(_, upstream)| upstream.token.as_bytes() == token && upstream.backend.pool == *pool)
         .map(|(number, _)| *number)
 }
 
@@ -48,34 +48,27 @@ fn name(service: &Service) -> Option<&str> {
         .then(|| persistence.cookie.as_deref().unwrap_or(NAME))
 }
 
-/// Takes the cookie of this name out of the headers; the others stay as they are.
-fn take(headers: &mut HeaderMap, name: &str) -> Option<String> {
-    let is_ours = |pair: &str| {
-        let pair = pair.trim_ascii();
+/// Takes the cookie of this name out of the headers; the others stay as they are, whatever bytes a
+/// browser keeps in them (RFC 6265 section 5.4).
+pub(super) fn take(headers: &mut HeaderMap, name: &str) -> Option<Vec<u8>> {
+    let is_ours = |pair: &[u8]| {
         let rest = pair
-            .strip_prefix(name)
-            .and_then(|rest| rest.strip_prefix('='));
-        rest.map(str::to_owned)
+            .strip_prefix(name.as_bytes())
+            .and_then(|rest| rest.strip_prefix(b"="));
+        rest.map(<[u8]>::to_vec)
     };
-    let lists: Vec<&str> = headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .collect();
-    let found = lists
-        .iter()
-        .flat_map(|list| list.split(';'))
-        .find_map(is_ours)?;
-    let kept: Vec<String> = lists
-        .iter()
-        .flat_map(|list| list.split(';'))
-        .filter(|pair| is_ours(pair).is_none())
-        .map(|pair| pair.trim_ascii().to_owned())
+    let lists = headers.get_all(COOKIE).iter();
+    let pairs: Vec<&[u8]> = lists
+        .flat_map(|list| list.as_bytes().split(|byte| *byte == b';'))
+        .map(<[u8]>::trim_ascii)
         .filter(|pair| !pair.is_empty())
         .collect();
+    let found = pairs.iter().copied().find_map(is_ours)?;
+    let others = pairs.iter().copied().filter(|pair| is_ours(pair).is_none());
+    let kept = others.collect::<Vec<_>>().join(&b"; "[..]);
     headers.remove(COOKIE);
     if !kept.is_empty()
-        && let Ok(value) = HeaderValue::from_str(&kept.join("; "))
+        && let Ok(value) = HeaderValue::from_bytes(&kept)
     {
         headers.insert(COOKIE, value);
     }
@@ -89,12 +82,16 @@ mod tests {
     fn taken(lists: &[&'static str]) -> (Option<String>, Vec<String>) {
         let mut headers = HeaderMap::new();
         for list in lists {
-            headers.append(COOKIE, HeaderValue::from_static(list));
+            headers.append(
+                COOKIE,
+                HeaderValue::from_bytes(list.as_bytes()).expect("a value"),
+            );
         }
         let found = take(&mut headers, "vipd");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let left = headers.get_all(COOKIE).iter();
-        let left = left.map(|value| value.to_str().expect("text").to_owned());
-        (found, left.collect())
+        let left = left.map(|value| text(value.as_bytes()));
+        (found.map(|found| text(&found)), left.collect())
     }
 
     #[test]
@@ -109,5 +106,9 @@ mod tests {
         );
         assert_eq!(taken(&["xvipd=1; vipdx=2"]).0, None);
         assert_eq!(taken(&["vipd=x; vipd=y"]), (found("x"), vec![]));
+        assert_eq!(
+            taken(&["name=J\u{fc}rgen; vipd=x", "b=\u{e9}"]),
+            (found("x"), vec!["name=J\u{fc}rgen; b=\u{e9}".to_owned()])
+        );
     }
 }

@@ -1,6 +1,8 @@
 //! What a client asks for, if it can be understood in one way only (RFC 9112 section 3, RFC 9113
 //! section 8.3).
 
+use std::net::Ipv6Addr;
+
 use hyper::{
     HeaderMap, Method, Version,
     header::{CONTENT_LENGTH, COOKIE, HOST, HeaderValue, TRANSFER_ENCODING},
@@ -47,7 +49,7 @@ pub(crate) fn check(parts: &Parts) -> Result<Asked, Failure> {
     let target = match parts.uri.authority() {
         // The authority form is for CONNECT alone, and "*" for OPTIONS (RFC 9112 section 3.2).
         Some(_) if parts.uri.path_and_query().is_none() => return Err(Failure::BadRequest),
-        Some(target) => Some(without_user(target)?),
+        Some(target) => Some(host_and_port(target)?),
         None => None,
     };
     if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
@@ -103,18 +105,34 @@ fn one_host(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Failure> {
 
 fn authority(value: &HeaderValue) -> Result<Authority, Failure> {
     let authority = Authority::try_from(value.as_bytes()).map_err(|_| Failure::BadRequest)?;
-    without_user(&authority)?;
+    host_and_port(&authority)?;
     Ok(authority)
 }
 
-fn without_user(authority: &Authority) -> Result<&Authority, Failure> {
-    let ambiguous = authority.as_str().contains('@')
-        || authority.host().is_empty()
-        || authority.as_str().ends_with(':');
-    if ambiguous {
-        return Err(Failure::BadRequest);
+/// Judges what the library takes for an authority, which is less than a host and perhaps a port: no
+/// user, and of brackets only those around an address of IPv6 (RFC 3986 section 3.2.2).
+///
+/// # Errors
+///
+/// [`Failure::BadRequest`].
+pub(crate) fn host_and_port(authority: &Authority) -> Result<&Authority, Failure> {
+    let host = authority.host();
+    let address = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let is_host = match address {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains(['[', ']', '@']),
+    };
+    let port = authority.as_str().strip_prefix(host);
+    let is_port = port.is_some_and(|port| match port.strip_prefix(':') {
+        Some(port) => port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok(),
+        None => port.is_empty(),
+    });
+    match is_host && is_port {
+        true => Ok(authority),
+        false => Err(Failure::BadRequest),
     }
-    Ok(authority)
 }
 
 fn same(one: &Authority, other: &Authority) -> bool {
@@ -215,6 +233,12 @@ mod tests {
             ("GET", "/", &[("host", "a.example/x")]),
             ("GET", "/", &[("host", "a.example:")]),
             ("GET", "/", &[("host", "")]),
+            ("GET", "/", &[("host", "a[fd00::1].example")]),
+            ("GET", "/", &[("host", "[fd00::1]a.example")]),
+            ("GET", "/", &[("host", "[a.example]")]),
+            ("GET", "/", &[("host", "a.example:65536")]),
+            ("GET", "/", &[("host", "a.example:+80")]),
+            ("GET", "https://a[b].example/", &[("host", "a.example")]),
             ("GET", "https://b.example/", &[("host", "a.example")]),
             ("GET", "https://u@a.example/", &[("host", "a.example")]),
             ("GET", "a.example:443", &[("host", "a.example:443")]),

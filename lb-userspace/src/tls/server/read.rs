@@ -42,16 +42,34 @@ struct Material {
 ///
 /// [`CertificateError`] for what cannot be used. A certificate outside its time can.
 pub(crate) fn read(files: &CertificateFiles) -> Result<Identity, CertificateError> {
-    let content = content(Certificate, &files.certificate)?;
+    read_from(files, &|part, path| {
+        read_named(path).map_err(|message| CertificateError::new(part, message))
+    })
+}
+
+/// Where the content of a file is taken from.
+pub(super) type Source<'a> =
+    &'a dyn Fn(CertificatePart, &Path) -> Result<Vec<u8>, CertificateError>;
+
+/// The same with files that `source` has.
+pub(super) fn read_from(
+    files: &CertificateFiles,
+    source: Source<'_>,
+) -> Result<Identity, CertificateError> {
+    let content = source(Certificate, &files.certificate)?;
     let material = match content.first() {
         // The tag of a SEQUENCE: every DER file begins with it, and no PEM file does.
-        Some(0x30) => from_pfx(files, &content)?,
-        _ => from_pem(files, &content)?,
+        Some(0x30) => from_pfx(files, &content, source)?,
+        _ => from_pem(files, &content, source)?,
     };
     identity(files, &material)
 }
 
-fn from_pem(files: &CertificateFiles, content: &[u8]) -> Result<Material, CertificateError> {
+fn from_pem(
+    files: &CertificateFiles,
+    content: &[u8],
+    source: Source<'_>,
+) -> Result<Material, CertificateError> {
     let file = quoted_path(&files.certificate);
     if files.password_file.is_some() {
         let message = format!("{file} is PEM, which has no password; remove it and name the key");
@@ -67,7 +85,7 @@ fn from_pem(files: &CertificateFiles, content: &[u8]) -> Result<Material, Certif
         return Err(CertificateError::new(Certificate, message));
     }
     let keys = match &files.key {
-        Some(path) => keys(&quoted_path(path), &self::content(Key, path)?)?,
+        Some(path) => keys(&quoted_path(path), &source(Key, path)?)?,
         None => keys(&file, content)?,
     };
     if keys.is_empty() {
@@ -115,7 +133,11 @@ fn not_pem(file: &str, error: &pem::Error) -> String {
     format!("{file} is damaged PEM ({detail}); copy it again")
 }
 
-fn from_pfx(files: &CertificateFiles, content: &[u8]) -> Result<Material, CertificateError> {
+fn from_pfx(
+    files: &CertificateFiles,
+    content: &[u8],
+    source: Source<'_>,
+) -> Result<Material, CertificateError> {
     let file = quoted_path(&files.certificate);
     let fault = |part, message| Err(CertificateError::new(part, message));
     if Leaf::read(&CertificateDer::from(content.to_vec())).is_some() {
@@ -129,7 +151,7 @@ fn from_pfx(files: &CertificateFiles, content: &[u8]) -> Result<Material, Certif
         return fault(Key, message);
     }
     let password = match &files.password_file {
-        Some(path) => password(path)?,
+        Some(path) => password(path, &source(PasswordFile, path)?)?,
         None => String::new(),
     };
     let pfx = match pfx::read(content, &password) {
@@ -171,9 +193,8 @@ fn from_pfx(files: &CertificateFiles, content: &[u8]) -> Result<Material, Certif
 }
 
 /// Returns the first line of a password file, as an editor of any system may have left it.
-fn password(path: &Path) -> Result<String, CertificateError> {
-    let content = content(PasswordFile, path)?;
-    let text = str::from_utf8(&content).map_err(|_| {
+fn password(path: &Path, content: &[u8]) -> Result<String, CertificateError> {
+    let text = str::from_utf8(content).map_err(|_| {
         let message = format!("{} is not UTF-8; save it as text", quoted_path(path));
         CertificateError::new(PasswordFile, message)
     })?;
@@ -253,8 +274,4 @@ fn kind(algorithm: SignatureAlgorithm) -> &'static str {
         SignatureAlgorithm::ED25519 => "Ed25519",
         _ => "other",
     }
-}
-
-fn content(part: CertificatePart, path: &Path) -> Result<Vec<u8>, CertificateError> {
-    read_named(path).map_err(|message| CertificateError::new(part, message))
 }
