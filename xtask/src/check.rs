@@ -1,9 +1,10 @@
-//! `cargo xtask check`: format, house rules, lints and documentation.
+//! `cargo xtask check`: format, house rules, dependencies, lints and documentation.
 
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
+use crate::dependencies;
 use crate::process;
 use crate::setup::{self, Needs};
 use crate::tidy;
@@ -17,6 +18,13 @@ pub(crate) fn command(workspace: &Workspace) -> Result<()> {
         bail!("house rules are broken:\n{}", findings.join("\n"));
     }
     setup::ensure(workspace, Needs::Build)?;
+    let (findings, packages) = dependencies::findings(workspace)?;
+    if !findings.is_empty() {
+        bail!(
+            "dependencies are not as they shall be:\n{}",
+            findings.join("\n")
+        );
+    }
     lints(workspace)?;
     process::run(
         workspace
@@ -28,7 +36,10 @@ pub(crate) fn command(workspace: &Workspace) -> Result<()> {
                 "-D warnings -A rustdoc::private_intra_doc_links",
             ),
     )?;
-    println!("check: format, house rules, lints and documentation are good");
+    println!(
+        "check: format, house rules, {packages} packages, lints and documentation are good; \
+         published advisories were not looked up, since their list is on the network"
+    );
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod dependencies;
 mod fuzz;
 mod process;
 mod run;
@@ -34,7 +35,7 @@ enum Job {
     Test(test::Options),
     /// Measures what vipd costs, as root
     Bench(bench::Options),
-    /// Checks format, lints, house rules and documentation
+    /// Checks format, house rules, dependencies, lints and documentation
     Check,
     /// Feeds changing inputs to what reads outside input, by coverage; without a name, lists targets
     Fuzz(fuzz::Options),
