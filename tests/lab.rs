@@ -59,6 +59,8 @@ pub mod stream;
 #[cfg(feature = "web")]
 pub mod tcp_server;
 #[cfg(feature = "web")]
+pub mod web_churn;
+#[cfg(feature = "web")]
 pub mod web_site;
 #[cfg(feature = "web")]
 pub mod websocket;

@@ -50,3 +50,4 @@ mod the_lab;
 mod the_web_lab;
 mod vlan;
 mod web_reload;
+mod web_soak;

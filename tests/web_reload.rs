@@ -29,15 +29,6 @@ const BOUND: Duration = Duration::from_secs(10);
 /// A certificate's file is looked at every 5 seconds.
 const SEEN: Duration = Duration::from_secs(12);
 
-/// Puts `new` where `old` is, each file at once.
-fn replace(old: &Certificate, new: &Certificate) {
-    for (old, new) in [(&old.key, &new.key), (&old.certificate, &new.certificate)] {
-        let beside = old.with_extension("new");
-        fs::copy(new, &beside).expect("copied");
-        fs::rename(&beside, old).expect("renamed");
-    }
-}
-
 /// Returns the certificate that a new client is shown.
 fn shown(site: &WebSite, host: &Host) -> Vec<u8> {
     let mut client = site.raw(host);
@@ -157,7 +148,8 @@ fn a_hundred_reloads_and_new_certificates_under_load_break_nothing() {
                 echoes.load(Ordering::Relaxed),
             );
             if round % 10 == 0 {
-                replace(&site.certificate, &site.authority.certificate(&[PORTAL]));
+                site.certificate
+                    .replace_by(&site.authority.certificate(&[PORTAL]));
             }
             let changed = match round % 4 {
                 0 => base
@@ -232,14 +224,14 @@ fn a_certificate_is_served_once_its_file_has_changed_and_a_faulty_one_never() {
 
     // Without a word to the daemon.
     let second = site.authority.certificate(&[PORTAL]);
-    replace(&site.certificate, &second);
+    site.certificate.replace_by(&second);
     eventually(SEEN, "the file's new certificate is shown", || {
         shown(&site, lab.client(1)) == der(&second)
     });
     // With a reload it need not wait for that.
     for _ in 0..4 {
         let next = site.authority.certificate(&[PORTAL]);
-        replace(&site.certificate, &next);
+        site.certificate.replace_by(&next);
         daemon.reload(&configuration);
         eventually(
             Duration::from_secs(1),
@@ -260,7 +252,7 @@ fn a_certificate_is_served_once_its_file_has_changed_and_a_faulty_one_never() {
     assert!(shown(&site, lab.client(1)) == last);
 
     let good = site.authority.certificate(&[PORTAL]);
-    replace(&site.certificate, &good);
+    site.certificate.replace_by(&good);
     eventually(SEEN, "a good one is shown again", || {
         shown(&site, lab.client(1)) == der(&good)
     });

@@ -28,6 +28,22 @@ pub struct Certificate {
 }
 
 impl Certificate {
+    /// Puts the files of `next` where its own are, each at once.
+    ///
+    /// # Panics
+    ///
+    /// If they cannot be written.
+    pub fn replace_by(&self, next: &Self) {
+        for (old, new) in [
+            (&self.key, &next.key),
+            (&self.certificate, &next.certificate),
+        ] {
+            let beside = old.with_extension("new");
+            fs::copy(new, &beside).expect("copied");
+            fs::rename(&beside, old).expect("renamed");
+        }
+    }
+
     /// Makes a certificate for the common name `name`, with files in `directory`.
     ///
     /// # Panics

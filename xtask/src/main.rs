@@ -39,7 +39,7 @@ enum Job {
     Check,
     /// Feeds changing inputs to what reads outside input, by coverage; without a name, lists targets
     Fuzz(fuzz::Options),
-    /// Keeps a site under churn and fails if anything leaks or grows, as root
+    /// Keeps sites under churn and fails if anything leaks or grows, as root
     Soak(soak::Options),
     /// Shows the demonstration site; with `-- --config FILE`, runs vipd on this machine
     Run(run::Options),

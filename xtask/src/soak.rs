@@ -1,21 +1,41 @@
-//! `cargo xtask soak`: a site under churn for as long as one likes, and what the daemon uses meanwhile.
+//! `cargo xtask soak`: sites under churn for as long as one likes, and what the daemon uses meanwhile.
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::process;
 use crate::setup::{self, Needs};
 use crate::workspace::{Workspace, is_root};
 
-/// The black-box test that the command runs; by itself it takes a short while.
-const SOAK: &str = "soak::a_site_under_churn_grows_nowhere_and_is_as_it_was_in_the_end";
+/// A path through vipd.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Layer {
+    /// UDP, in the kernel
+    L4,
+    /// TCP and HTTPS, in the proxy
+    L7,
+}
+
+/// The black-box tests that the command runs; by themselves they take a short while.
+const SOAKS: [(Layer, &str); 2] = [
+    (
+        Layer::L4,
+        "soak::a_site_under_churn_grows_nowhere_and_is_as_it_was_in_the_end",
+    ),
+    (
+        Layer::L7,
+        "web_soak::a_web_site_under_churn_grows_nowhere_and_answers_nobody_wrongly",
+    ),
+];
 /// Shorter than that there is no time for changes between two restarts.
 const LEAST_MINUTES: f64 = 0.5;
 
-/// For how long.
+/// Of what, and for how long.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// How long the churn lasts; the quiet end takes half a minute more
+    /// Only one of the paths; both, one after the other, without it
+    layer: Option<Layer>,
+    /// How long the churn of each lasts; the quiet end takes half a minute more
     #[arg(long, default_value_t = 10.0, value_parser = minutes)]
     minutes: f64,
 }
@@ -33,15 +53,21 @@ pub(crate) fn command(workspace: &Workspace, options: &Options) -> Result<()> {
             .cargo("build")
             .args(["--package", "lb-userspace", "--bin", "vipd"]),
     )?;
-    process::run(
-        workspace
-            .cargo("test")
-            .args(["--package", "lb-tests", "--test", "blackbox", "--"])
-            .args(["--exact", SOAK, "--nocapture"])
-            .env("VIPD_BIN", workspace.vipd()?)
-            .env("LB_TESTS_REQUIRE_ROOT", "1")
-            .env("LB_SOAK_MINUTES", options.minutes.to_string()),
-    )
+    for (layer, soak) in SOAKS {
+        if options.layer.is_some_and(|only| only != layer) {
+            continue;
+        }
+        process::run(
+            workspace
+                .cargo("test")
+                .args(["--package", "lb-tests", "--test", "blackbox", "--"])
+                .args(["--exact", soak, "--nocapture"])
+                .env("VIPD_BIN", workspace.vipd()?)
+                .env("LB_TESTS_REQUIRE_ROOT", "1")
+                .env("LB_SOAK_MINUTES", options.minutes.to_string()),
+        )?;
+    }
+    Ok(())
 }
 
 fn minutes(text: &str) -> Result<f64, String> {
@@ -59,12 +85,15 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn the_test_that_is_run_exists() {
+    fn the_tests_that_are_run_exist() {
         // A filter that matches nothing would be a soak that cannot fail.
         let workspace = Workspace::find().expect("the checkout");
-        let file = fs::read_to_string(workspace.root().join("tests/soak.rs")).expect("the file");
-        let name = SOAK.strip_prefix("soak::").expect("it is in that file");
-        assert!(file.contains(&format!("fn {name}()")));
+        for (_, soak) in SOAKS {
+            let (file, name) = soak.split_once("::").expect("it is in a file");
+            let path = workspace.root().join(format!("tests/{file}.rs"));
+            let text = fs::read_to_string(path).expect("the file");
+            assert!(text.contains(&format!("fn {name}()")), "{soak}");
+        }
     }
 
     #[test]
