@@ -36,9 +36,14 @@ pub const TUNNELS: u16 = 7;
 pub const REDIRECT: u16 = 80;
 /// Longest body that is sent: less than what the kernels on the way take before anybody reads.
 const UPLOAD: usize = 48_000;
+/// Longest body that is asked for over HTTP/1.1.
+const DOWNLOAD: usize = 60_000;
 /// Longest body of a stream: those of a connection fit into its first window, so that they can be read
 /// one after the other (RFC 9113 section 6.9.2).
 const STREAM: usize = 5000;
+/// How long a visitor waits for what is next: longer than the kernel takes to send again what a busy
+/// machine has lost several times.
+const PATIENCE: Duration = Duration::from_secs(45);
 /// Longest pause between two visits.
 const PAUSE: Duration = Duration::from_millis(30);
 /// Numbers of the campus that visits come from.
@@ -196,39 +201,50 @@ impl<'site> Visitor<'site> {
     fn requests(&mut self, times: usize) -> Result<(), Trouble> {
         let mut raw = self.connect(0)?;
         for _ in 0..times {
-            let number = self.random.number();
-            match self.random.within(0..3) {
-                0 => {
-                    let length = self.random.within(0..UPLOAD);
-                    let body = self.random.bytes(length);
-                    let head = format!(
-                        "POST /echo?{number} HTTP/1.1\r\nHost: {PORTAL}\r\nContent-Length: {length}\r\n\r\n"
-                    );
-                    raw.send([head.as_bytes(), &body].concat())?;
-                    let answer = judge(raw.answer("POST")?)?;
-                    if answer.body != body {
-                        return wrong(format!("another body came back for {number}"));
-                    }
-                }
-                1 => {
-                    let length = self.random.within(0..100_000);
-                    let kind = *self.random.of(&["bytes", "chunked"]);
-                    let answer = judge(raw.get(PORTAL, &format!("/{kind}/{length}"), "")?)?;
-                    if answer.body != filling(length) {
-                        return wrong(format!("not the {length} bytes that were asked for"));
-                    }
-                }
-                _ => {
-                    let target = format!("/page/{number}");
-                    let answer = judge(raw.get(PORTAL, &target, "")?)?;
-                    if answer.json()["path"] != *target {
-                        return wrong(format!("{target} was answered by {}", answer.text()));
-                    }
-                }
-            }
+            self.request(&mut raw)?;
             self.good();
         }
         raw.end(*self.random.of(&[End::Close, End::Fin, End::Reset]));
+        Ok(())
+    }
+
+    fn request(&mut self, raw: &mut Raw) -> Result<(), Trouble> {
+        let number = self.random.number();
+        let said =
+            |target: String| move |error: io::Error| Trouble::Failed(format!("{target}: {error}"));
+        match self.random.within(0..3) {
+            0 => {
+                let length = self.random.within(0..UPLOAD);
+                let body = self.random.bytes(length);
+                let head = format!(
+                    "POST /echo?{number} HTTP/1.1\r\nHost: {PORTAL}\r\nContent-Length: {length}\r\n\r\n"
+                );
+                let target = format!("/echo?{number} with {length} bytes");
+                raw.send([head.as_bytes(), &body].concat())
+                    .map_err(said(format!("sending {target}")))?;
+                let answer = judge(raw.answer("POST").map_err(said(target))?)?;
+                if answer.body != body {
+                    return wrong(format!("another body came back for {number}"));
+                }
+            }
+            1 => {
+                let length = self.random.within(0..DOWNLOAD);
+                let kind = *self.random.of(&["bytes", "chunked"]);
+                let target = format!("/{kind}/{length}");
+                let answer = raw.get(PORTAL, &target, "");
+                if judge(answer.map_err(said(target))?)?.body != filling(length) {
+                    return wrong(format!("not the {length} bytes that were asked for"));
+                }
+            }
+            _ => {
+                let target = format!("/page/{number}");
+                let answer = raw.get(PORTAL, &target, "");
+                let answer = judge(answer.map_err(said(target.clone()))?)?;
+                if answer.json()["path"] != *target {
+                    return wrong(format!("{target} was answered by {}", answer.text()));
+                }
+            }
+        }
         Ok(())
     }
 
@@ -322,17 +338,26 @@ impl<'site> Visitor<'site> {
             raw.end(end);
             return Ok(());
         }
-        let begun = match self.random.within(0..4) {
-            0 => format!("GET /half HTTP/1.1\r\nHost: {PORTAL}\r\nX: "),
-            1 => format!(
-                "POST /echo HTTP/1.1\r\nHost: {PORTAL}\r\nContent-Length: 100000\r\n\r\nhalf"
+        let (answers, begun) = match self.random.within(0..4) {
+            0 => (
+                false,
+                format!("GET /half HTTP/1.1\r\nHost: {PORTAL}\r\nX: "),
             ),
-            2 => format!("GET /bytes/2000000 HTTP/1.1\r\nHost: {PORTAL}\r\n\r\n"),
-            _ => "no HTTP at all\r\n\r\n".to_owned(),
+            1 => (
+                false,
+                format!(
+                    "POST /echo HTTP/1.1\r\nHost: {PORTAL}\r\nContent-Length: 100000\r\n\r\nhalf"
+                ),
+            ),
+            2 => (
+                true,
+                format!("GET /bytes/2000000 HTTP/1.1\r\nHost: {PORTAL}\r\n\r\n"),
+            ),
+            _ => (true, "no HTTP at all\r\n\r\n".to_owned()),
         };
         let mut raw = self.connect(0)?;
         raw.send(begun)?;
-        if self.random.one_in(2) {
+        if answers && self.random.one_in(2) {
             let _ = raw.read_exactly(15);
         }
         raw.end(end);
@@ -341,6 +366,7 @@ impl<'site> Visitor<'site> {
 
     fn connect(&mut self, settings: usize) -> Result<Raw, Trouble> {
         let raw = Raw::tcp_from(self.host, self.source(), vip(443))?;
+        raw.set_bound(PATIENCE);
         Ok(raw.tls(&self.settings[settings], PORTAL)?)
     }
 
