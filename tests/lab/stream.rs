@@ -9,8 +9,8 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection, StreamOwned,
-    pki_types::ServerName,
+    ClientConfig, ClientConnection, ConnectionCommon, HandshakeKind, ServerConfig,
+    ServerConnection, SideData, StreamOwned, pki_types::ServerName,
 };
 use socket2::SockRef;
 
@@ -158,18 +158,49 @@ impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.write(bytes),
-            Self::Client(stream) => stream.write(bytes),
-            Self::Server(stream) => stream.write(bytes),
+            Self::Client(stream) => write(&mut stream.conn, &mut stream.sock, bytes),
+            Self::Server(stream) => write(&mut stream.conn, &mut stream.sock, bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.flush(),
-            Self::Client(stream) => stream.flush(),
-            Self::Server(stream) => stream.flush(),
+            Self::Client(stream) => drain(&mut stream.conn, &mut stream.sock),
+            Self::Server(stream) => drain(&mut stream.conn, &mut stream.sock),
         }
     }
+}
+
+/// Writes as the stream of rustls does, but never reads: on a socket whose writes time out, that one
+/// goes on to wait for bytes of a peer that waits for ours.
+fn write<S: SideData>(
+    tls: &mut ConnectionCommon<S>,
+    socket: &mut TcpStream,
+    bytes: &[u8],
+) -> io::Result<usize> {
+    drain(tls, socket)?;
+    let taken = tls.writer().write(bytes)?;
+    match drain(tls, socket) {
+        // They are sent with the next bytes, or with the flush.
+        Err(error) if !is_timeout(&error) => Err(error),
+        _ => Ok(taken),
+    }
+}
+
+/// Sends everything that is ready to be sent.
+fn drain<S: SideData>(tls: &mut ConnectionCommon<S>, socket: &mut TcpStream) -> io::Result<()> {
+    while tls.wants_write() {
+        tls.write_tls(socket)?;
+    }
+    Ok(())
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
 }
 
 /// Makes the last close of `socket` send RST instead of FIN (socket(7), `SO_LINGER` of 0 s).

@@ -37,7 +37,7 @@ pub const REDIRECT: u16 = 80;
 /// Longest body that is sent: less than what the kernels on the way take before anybody reads.
 const UPLOAD: usize = 48_000;
 /// Longest body that is asked for over HTTP/1.1.
-const DOWNLOAD: usize = 60_000;
+const DOWNLOAD: usize = 100_000;
 /// Longest body of a stream: those of a connection fit into its first window, so that they can be read
 /// one after the other (RFC 9113 section 6.9.2).
 const STREAM: usize = 5000;
