@@ -15,7 +15,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    counters::Counters,
+    counters::Open,
     descriptors::Expected,
     failure::Failure,
     front::Front,
@@ -36,29 +36,12 @@ pub(crate) async fn serve(
     peer: SocketAddr,
     expected: Expected,
 ) {
-    let counters = front.counters(worker.index);
-    counters.connections.add(1);
-    let _open = Open::count(counters);
+    front.counters(worker.index).connections.add(1);
+    let open = Open::count(&front.counters, worker.index);
     let begun = Instant::now();
     let mut client = unmapped(peer);
-    if let Err(failure) = way(&worker, &front, stream, &mut client, expected).await {
+    if let Err(failure) = way(&worker, &front, stream, &mut client, open, expected).await {
         Lost::from(failure).tell(&worker, &front, client, begun, |_| {});
-    }
-}
-
-/// A connection that is counted as open until this is dropped, however it ends.
-struct Open<'a>(&'a Counters);
-
-impl<'a> Open<'a> {
-    fn count(counters: &'a Counters) -> Self {
-        counters.open.add(1);
-        Self(counters)
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.open.subtract(1);
     }
 }
 
@@ -70,6 +53,7 @@ async fn way(
     front: &Arc<Front>,
     mut stream: TcpStream,
     who: &mut SocketAddr,
+    open: Open,
     expected: Expected,
 ) -> Result<(), Failure> {
     let service = &front.service;
@@ -90,7 +74,7 @@ async fn way(
     // Nothing waits between the question and this: a list that changes later finds the client.
     let guest = worker.guests.enter(&front.name, client.ip());
     let fate = guest.fate();
-    let _source = match limits.per_source {
+    let source = match limits.per_source {
         0 => None,
         limit => Some(
             worker
@@ -99,7 +83,10 @@ async fn way(
                 .ok_or(Failure::TooManyPerSource)?,
         ),
     };
-    let stream = Prefixed::new(surplus, stream).of(guest);
+    // For as long as the stream is there, which a WebSocket takes away with it.
+    let stream = Prefixed::new(surplus, stream)
+        .of(guest)
+        .counted(open, source);
     match service.forwarding {
         Forwarding::Tcp => tcp::serve(worker, front, stream, client, &fate, expected).await,
         Forwarding::Redirect => {

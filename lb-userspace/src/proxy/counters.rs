@@ -1,6 +1,9 @@
 //! What the proxy counts for each service.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use hyper::StatusCode;
 
@@ -21,6 +24,35 @@ impl Count {
 
     pub(crate) fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection that is counted as open until this is dropped, however it ends.
+#[derive(Debug)]
+pub(crate) struct Open {
+    counters: Arc<[Counters]>,
+    place: usize,
+}
+
+impl Open {
+    /// Counts a connection of a worker.
+    pub(crate) fn count(counters: &Arc<[Counters]>, worker: usize) -> Self {
+        let place = worker.checked_rem(counters.len()).unwrap_or_default();
+        if let Some(own) = counters.get(place) {
+            own.open.add(1);
+        }
+        Self {
+            counters: Arc::clone(counters),
+            place,
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(own) = self.counters.get(self.place) {
+            own.open.subtract(1);
+        }
     }
 }
 

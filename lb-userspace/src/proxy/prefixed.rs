@@ -13,7 +13,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{guests::Guest, splice::Pipe, tunnel::Side};
+use super::{counters::Open, guests::Guest, sources::Source, splice::Pipe, tunnel::Side};
 
 /// Gives the bytes that were read before first, then those of the stream. What is written goes to
 /// the stream.
@@ -22,6 +22,7 @@ pub(crate) struct Prefixed<S> {
     prefix: BytesMut,
     inner: S,
     guest: Option<Guest>,
+    _counted: Option<(Open, Option<Source>)>,
 }
 
 impl<S> Prefixed<S> {
@@ -30,6 +31,7 @@ impl<S> Prefixed<S> {
             prefix,
             inner,
             guest: None,
+            _counted: None,
         }
     }
 
@@ -37,6 +39,14 @@ impl<S> Prefixed<S> {
     pub(crate) fn of(self, guest: Guest) -> Self {
         Self {
             guest: Some(guest),
+            ..self
+        }
+    }
+
+    /// Says as what the connection is counted until it ends.
+    pub(crate) fn counted(self, open: Open, source: Option<Source>) -> Self {
+        Self {
+            _counted: Some((open, source)),
             ..self
         }
     }
