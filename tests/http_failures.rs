@@ -326,6 +326,30 @@ fn a_stream_that_is_refused_while_it_sends_ends_with_its_answer() {
 }
 
 #[test]
+fn a_backend_that_answers_early_is_let_go_of_with_its_answer() {
+    let lab = Lab::one_arm().gateways(1).build();
+    let site = WebSite::start(&lab);
+    let daemon = Daemon::start(&lab, &site.configuration(&lab));
+    let origin = &site.origins[0];
+    origin.answer(|request| (request.path() == "/refused").then(|| Response::status(403).early()));
+    let mut client = site.http2(lab.client(1));
+    for stream in [1, 3, 5] {
+        let fields = block(&http2::usual("POST", PORTAL, "/refused"));
+        client
+            .send(frame(kind::HEADERS, END_HEADERS, stream, &fields))
+            .expect("sent");
+        let answered = client.answer(stream).expect("an answer");
+        assert_eq!(answered.status, Some(403), "{}", daemon.log());
+    }
+    eventually(BOUND, "the backend's connections have ended", || {
+        origin.open_connections() == 0
+    });
+    client.send(http2::get(7, PORTAL, "/next")).expect("sent");
+    let answered = client.answer(7).expect("an answer");
+    assert_eq!(answered.status, Some(200), "{}", daemon.log());
+}
+
+#[test]
 fn a_100_comes_after_the_backends_and_a_refusal_leaves_the_body_unread() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);

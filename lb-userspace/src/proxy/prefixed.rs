@@ -13,7 +13,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{counters::Open, guests::Guest, sources::Source, splice::Pipe, tunnel::Side};
+use super::{
+    counters::Open,
+    guests::Guest,
+    sources::Source,
+    splice::{Filled, Pipe},
+    tunnel::Side,
+};
 
 /// Gives the bytes that were read before first, then those of the stream. What is written goes to
 /// the stream.
@@ -132,7 +138,11 @@ impl Side for Prefixed<TcpStream> {
         self.prefix.is_empty()
     }
 
-    fn poll_fill(&mut self, context: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+    fn poll_fill(
+        &mut self,
+        context: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<Filled>> {
         self.check()?;
         let filled = pipe.poll_fill(context, &self.inner);
         if let (Poll::Pending, Some(guest)) = (&filled, &self.guest) {

@@ -6,11 +6,15 @@
 use std::{
     cell::{Cell, RefCell},
     io,
+    mem::MaybeUninit,
     os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd},
     task::{Context, Poll, ready},
 };
 
+use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
+
+use super::descriptors;
 
 /// Pipes that a worker keeps for the next to need one: making one costs more than a move.
 const KEPT: usize = 64;
@@ -23,6 +27,17 @@ const ROOM: libc::c_int = 256 << 10;
 thread_local! {
     static KEPT_PIPES: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
     static OPEN_PIPES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// What went into a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// So many bytes.
+    Bytes(usize),
+    /// The peer has ended.
+    Ended,
+    /// There is something that has to be read.
+    Stuck,
 }
 
 /// A pipe of the kernel, which holds what is between two sockets.
@@ -56,6 +71,13 @@ impl Pipe {
         }
         // SAFETY: both have just been made, and nobody else has them.
         let [exit, entrance] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
+        if [&exit, &entrance]
+            .map(AsRawFd::as_raw_fd)
+            .iter()
+            .any(|end| descriptors::none_for_backends(*end))
+        {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         OPEN_PIPES.set(OPEN_PIPES.get() + 1);
         // Without it there is less room: the kernel bounds what pipes of one user have in all.
         // SAFETY: the descriptor is open, and the argument is a number.
@@ -81,29 +103,41 @@ impl Pipe {
         self.held
     }
 
-    /// Moves what a socket has received into the empty pipe; zero: the peer has ended.
+    /// Moves what a socket has received into the empty pipe.
     pub(super) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         from: &TcpStream,
-    ) -> Poll<io::Result<usize>> {
+    ) -> Poll<io::Result<Filled>> {
         debug_assert_eq!(
             self.held, 0,
             "a full pipe and an empty socket look the same"
         );
         loop {
             ready!(from.poll_read_ready(cx))?;
-            let moved = from.try_io(Interest::READABLE, || {
-                splice(from.as_raw_fd(), self.entrance.as_raw_fd(), ROOM as usize)
-            });
-            match moved {
+            match from.try_io(Interest::READABLE, || self.fill(from)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                moved => {
-                    self.held = *moved.as_ref().unwrap_or(&0);
-                    return Poll::Ready(moved);
-                }
+                filled => return Poll::Ready(filled),
             }
         }
+    }
+
+    fn fill(&mut self, from: &TcpStream) -> io::Result<Filled> {
+        let moved = splice(from.as_raw_fd(), self.entrance.as_raw_fd(), ROOM as usize);
+        let nothing = match &moved {
+            Ok(count) => *count == 0,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        // Before urgent data it moves nothing, whatever comes behind.
+        if nothing && SockRef::from(from).peek(&mut [MaybeUninit::uninit()])? > 0 {
+            return Ok(Filled::Stuck);
+        }
+        let count = moved?;
+        self.held = count;
+        Ok(match count {
+            0 => Filled::Ended,
+            count => Filled::Bytes(count),
+        })
     }
 
     /// Moves what it holds into a socket, as far as that has room.
@@ -191,7 +225,7 @@ mod tests {
             got
         });
         let mut pipe = Pipe::take().unwrap();
-        while poll_fn(|cx| pipe.poll_fill(cx, &from)).await.unwrap() > 0 {
+        while poll_fn(|cx| pipe.poll_fill(cx, &from)).await.unwrap() != Filled::Ended {
             while pipe.held() > 0 {
                 poll_fn(|cx| pipe.poll_drain(cx, &to)).await.unwrap();
             }
@@ -202,6 +236,25 @@ mod tests {
         let number = pipe.exit.as_raw_fd();
         pipe.give_back();
         assert_eq!(Pipe::take().unwrap().exit.as_raw_fd(), number);
+    }
+
+    #[tokio::test]
+    async fn urgent_data_is_left_to_be_read() {
+        let (mut sender, mut from) = pair().await;
+        sender.write_all(b"before").await.unwrap();
+        SockRef::from(&sender).send_out_of_band(b"!").unwrap();
+        sender.write_all(b"behind").await.unwrap();
+        sender.shutdown().await.unwrap();
+
+        let mut pipe = Pipe::take().unwrap();
+        let filled = poll_fn(|cx| pipe.poll_fill(cx, &from)).await.unwrap();
+        assert_eq!(filled, Filled::Bytes(6));
+        let mut pipe = Pipe::take().unwrap();
+        let filled = poll_fn(|cx| pipe.poll_fill(cx, &from)).await.unwrap();
+        assert_eq!(filled, Filled::Stuck);
+        let mut rest = Vec::new();
+        from.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"behind");
     }
 
     #[tokio::test]

@@ -19,7 +19,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{failure::Failure, splice::Pipe};
+use super::{
+    failure::Failure,
+    splice::{Filled, Pipe},
+};
 
 /// Bytes on their way in one direction.
 const BUFFER: usize = 16 * 1024;
@@ -35,8 +38,8 @@ pub(crate) trait Side: AsyncRead + AsyncWrite + Unpin {
         false
     }
 
-    /// Moves what it has received into a pipe; zero: it has ended.
-    fn poll_fill(&mut self, _: &mut Context<'_>, _: &mut Pipe) -> Poll<io::Result<usize>> {
+    /// Moves what it has received into a pipe.
+    fn poll_fill(&mut self, _: &mut Context<'_>, _: &mut Pipe) -> Poll<io::Result<Filled>> {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 
@@ -51,7 +54,7 @@ impl Side for TcpStream {
         true
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<Filled>> {
         pipe.poll_fill(cx, self)
     }
 
@@ -231,11 +234,15 @@ impl Direction {
             }
             if let Some(pipe) = &mut self.pipe {
                 self.buffer = Vec::new();
-                let count = ready!(from.poll_fill(cx, pipe))?;
-                if count < SMALL {
+                let filled = ready!(from.poll_fill(cx, pipe))?;
+                if !matches!(filled, Filled::Bytes(SMALL..)) {
                     self.full = 0;
                 }
-                return Poll::Ready(Ok(count));
+                match filled {
+                    Filled::Bytes(count) => return Poll::Ready(Ok(count)),
+                    Filled::Ended => return Poll::Ready(Ok(0)),
+                    Filled::Stuck => {}
+                }
             }
         }
         if self.buffer.is_empty() {

@@ -3,10 +3,11 @@
 use std::{
     cell::RefCell,
     error::Error as _,
+    future::poll_fn,
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -23,22 +24,38 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// A body that arrives, held by whoever passes it on and by its exchange.
 #[derive(Clone, Debug)]
-pub(crate) struct Arriving(Rc<RefCell<Option<Incoming>>>);
+pub(crate) struct Arriving(Rc<RefCell<Slot>>);
+
+#[derive(Debug)]
+struct Slot {
+    /// Until the rest is unwanted.
+    body: Option<Incoming>,
+    /// Whoever passes it on and waits for more.
+    reader: Option<Waker>,
+}
 
 impl Arriving {
     /// Returns a request's body; `None`: it has none.
     pub(crate) fn new(body: Incoming) -> Option<Self> {
-        (!body.is_end_stream()).then(|| Self(Rc::new(RefCell::new(Some(body)))))
+        (!body.is_end_stream()).then(|| {
+            Self(Rc::new(RefCell::new(Slot {
+                body: Some(body),
+                reader: None,
+            })))
+        })
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        let body = self.0.borrow();
-        body.as_ref().is_none_or(Incoming::is_end_stream)
+        let slot = self.0.borrow();
+        slot.body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        let body = self.0.borrow();
-        body.as_ref().map(Incoming::size_hint).unwrap_or_default()
+        let slot = self.0.borrow();
+        slot.body
+            .as_ref()
+            .map(Incoming::size_hint)
+            .unwrap_or_default()
     }
 
     /// Returns what comes next, or why nothing does.
@@ -46,27 +63,35 @@ impl Arriving {
         &self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        match &mut *self.0.borrow_mut() {
-            Some(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map_err(|error| broken(&error)),
-            // The rest is unwanted: whoever takes this for the end would take a part for the whole.
-            None => Poll::Ready(Some(Err(Failure::ClientClosed))),
+        let mut slot = self.0.borrow_mut();
+        let Some(body) = &mut slot.body else {
+            // Whoever takes this for the end would take a part for the whole.
+            return Poll::Ready(Some(Err(Failure::ClientClosed)));
+        };
+        let frame = Pin::new(body)
+            .poll_frame(cx)
+            .map_err(|error| broken(&error));
+        if frame.is_pending() {
+            slot.reader = Some(cx.waker().clone());
         }
+        frame
     }
 
-    /// Reads and drops the rest for a while. To be called by a task of the worker.
+    /// Reads and drops the rest for a while, and ends the connection to the backend that waits for
+    /// it. To be called by a task of the worker.
     pub(crate) fn drop_rest(&self) {
-        let Some(mut body) = self.0.borrow_mut().take() else {
+        let mut slot = self.0.borrow_mut();
+        let (body, reader) = (slot.body.take(), slot.reader.take());
+        drop(slot);
+        let Some(mut body) = body.filter(|body| !body.is_end_stream()) else {
             return;
         };
-        if body.is_end_stream() {
-            return;
+        // From now on the body wakes who drops it.
+        if let Some(reader) = reader {
+            reader.wake();
         }
         let rest = async move {
-            while let Some(Ok(_)) =
-                std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
-            {}
+            while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
         };
         tokio::task::spawn_local(timeout(LINGER, rest));
     }

@@ -23,6 +23,9 @@ use super::{
     body::{Gate, Progress},
 };
 
+/// Who gives a request up after so long has waited for a backend, and done nothing to no purpose.
+const WAITED: Duration = Duration::from_secs(1);
+
 /// A request that is not over. Whoever drops it says that the client has gone.
 #[derive(Debug)]
 pub(crate) struct Exchange {
@@ -213,9 +216,10 @@ impl Drop for Exchange {
         if let Some(gate) = &self.gate {
             gate.cancel();
         }
-        if self.over {
+        if self.over || self.begun.elapsed() >= WAITED {
             self.activity().answered();
-        } else {
+        }
+        if !self.over {
             let late = self.conversation.late();
             let gone = match self.conversation.worker.stopping.over.has_come() {
                 true => Failure::Stopping,
