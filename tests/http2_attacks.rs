@@ -39,7 +39,7 @@ const MOST_REQUESTS: usize = 1500;
 const ROOM_KIB: u64 = 32 * 1024;
 /// What it may need for an answer that is not taken: what goes to the client, what has come from the
 /// backend, and TLS.
-const ROOM_OF_ANSWER_KIB: u64 = 256;
+const ROOM_OF_ANSWER_KIB: u64 = 512;
 
 /// Returns the site's configuration. That a check finds no time on a busy machine is nobody's attack.
 fn configuration(site: &WebSite, lab: &Lab, more: &str) -> Configuration {
