@@ -36,10 +36,10 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 const MOST_REQUESTS: usize = 1500;
 /// What the daemon may need more for attackers that come one after the other, in KiB: all that they
 /// send is some megabytes each.
-const ROOM_KIB: u64 = 32 * 1024;
+const ROOM_KIB: u64 = 16 * 1024;
 /// What it may need for an answer that is not taken: what goes to the client, what has come from the
 /// backend, and TLS.
-const ROOM_OF_ANSWER_KIB: u64 = 512;
+const ROOM_OF_ANSWER_KIB: u64 = 256;
 
 /// Returns the site's configuration. That a check finds no time on a busy machine is nobody's attack.
 fn configuration(site: &WebSite, lab: &Lab, more: &str) -> Configuration {

@@ -12,7 +12,7 @@ use lb_tests::lab::{
 const BOUND: Duration = Duration::from_secs(30);
 const LONG: usize = 100_000_000;
 /// What the daemon may need more for a few connections, in KiB.
-const ROOM_KIB: u64 = 40 * 1024;
+const ROOM_KIB: u64 = 16 * 1024;
 
 /// Returns the most memory that a process has had resident, in KiB (proc(5)).
 fn peak_kib(pid: u32) -> u64 {

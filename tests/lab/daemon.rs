@@ -19,7 +19,7 @@ use super::{
 };
 
 /// How long a daemon may take from its start until `vipd status` exits 0.
-pub const READY_BOUND: Duration = Duration::from_secs(60);
+pub const READY_BOUND: Duration = Duration::from_secs(20);
 /// How long a daemon may take to end after SIGTERM.
 pub const STOP_BOUND: Duration = Duration::from_secs(10);
 
