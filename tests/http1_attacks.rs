@@ -3,15 +3,15 @@
 use std::{io::Write as _, net::TcpStream, thread, time::Duration};
 
 use lb_tests::lab::{
-    Configuration, Daemon, Host, Lab, eventually,
+    Daemon, Host, Lab, eventually,
     gate::Gate,
     http2,
-    origin::{Origin, Record, Response},
+    origin::Response,
     raw::Raw,
     site::vip,
     tcp_server::connect,
     usage::Usage,
-    web_site::{HEALTH, POOL, PORTAL, SERVICE, WebSite},
+    web_site::{PORTAL, WebSite, failures, open_clients},
 };
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -22,30 +22,8 @@ const ROOM_KIB: u64 = 4 * 1024;
 /// A request that nobody asked for if it comes to a backend.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: portal.lab.example\r\n\r\n";
 
-/// Returns the site's configuration. That a check finds no time on a busy machine is nobody's attack.
-fn configuration(site: &WebSite, lab: &Lab, more: &str) -> Configuration {
-    let health = HEALTH.replace("fall = 3", "fall = 100");
-    Configuration::new()
-        .pool(POOL, &site.backends(lab), &health)
-        .text(&site.service(SERVICE, vip(443), POOL, more))
-}
-
-fn failures(daemon: &Daemon<'_>, reason: &str) -> u64 {
-    daemon.status().service(SERVICE).failures(reason)
-}
-
-fn open_clients(daemon: &Daemon<'_>) -> u64 {
-    daemon.status().service(SERVICE).proxy("connections_open")
-}
-
 fn anonymous_kib(daemon: &Daemon<'_>) -> u64 {
     Usage::of(daemon.pid()).anonymous_kib
-}
-
-fn requests(origin: &Origin) -> Vec<Record> {
-    let mut records = origin.records();
-    records.retain(|record| record.path() != "/healthcheck");
-    records
 }
 
 /// Checks that a client of its own is served; one that is slow may have met a timeout.
@@ -68,7 +46,7 @@ fn try_tls(site: &WebSite, host: &Host) -> Option<Raw> {
 fn handshakes_that_drip_end_after_their_time_and_others_are_made_meanwhile() {
     let lab = Lab::one_arm().gateways(1).clients(2).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, TIMEOUTS));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, TIMEOUTS));
     const MANY: usize = 50;
     let mut slow: Vec<TcpStream> = (0..MANY)
         .map(|_| connect(lab.client(1), None, vip(443)).expect("a connection"))
@@ -98,7 +76,7 @@ fn a_source_has_its_connections_and_no_more_and_others_have_theirs() {
     let lab = Lab::one_arm().gateways(1).clients(2).build();
     let site = WebSite::start(&lab);
     let limits = "limits = { per_source = 10 }";
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, limits));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, limits));
     let mut held: Vec<Raw> = (0..10)
         .map(|_| try_tls(&site, lab.client(1)).expect("a connection"))
         .collect();
@@ -123,7 +101,7 @@ fn a_source_has_its_connections_and_no_more_and_others_have_theirs() {
 fn requests_that_come_all_at_once_are_answered_in_their_order() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, TIMEOUTS));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, TIMEOUTS));
     let origin = &site.origins[0];
     const MANY: usize = 1000;
     let get = |number| format!("GET /{number} HTTP/1.1\r\nHost: {PORTAL}\r\n\r\n");
@@ -141,7 +119,7 @@ fn requests_that_come_all_at_once_are_answered_in_their_order() {
         let answer = answer.unwrap_or_else(|error| panic!("{number}: {error}\n{}", daemon.log()));
         assert_eq!(answer.json()["path"], format!("/{number}"));
     }
-    let paths = requests(origin).into_iter().map(|record| record.path());
+    let paths = origin.requests().into_iter().map(|record| record.path());
     assert!(paths.eq((0..MANY).map(|number| format!("/{number}"))));
     let grown = anonymous_kib(&daemon).saturating_sub(before);
     assert!(grown < ROOM_KIB, "the daemon grew by {grown} KiB");
@@ -166,7 +144,7 @@ fn a_websocket_is_one_of_its_sources_connections_for_as_long_as_it_lives() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
     let limits = "limits = { per_source = 1 }";
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, limits));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, limits));
     let mut socket = site.raw(lab.client(1));
     let asks = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -190,7 +168,7 @@ fn a_websocket_is_one_of_its_sources_connections_for_as_long_as_it_lives() {
 fn what_follows_an_upgrade_that_is_refused_is_a_request_like_any_other() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, ""));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, ""));
     let origin = &site.origins[0];
     let gate = Gate::new();
     {
@@ -238,7 +216,7 @@ fn what_follows_an_upgrade_that_is_refused_is_a_request_like_any_other() {
             .expect("sent");
         let first = origin.await_record("the first request", |record| record.path() == path);
         assert!(
-            path != "/websocket" || requests(origin).len() == 1 || status == 400,
+            path != "/websocket" || origin.requests().len() == 1 || status == 400,
             "{headers:?}"
         );
         gate.open();
@@ -250,7 +228,7 @@ fn what_follows_an_upgrade_that_is_refused_is_a_request_like_any_other() {
         let answer = client.answer("GET");
         let answer = answer.unwrap_or_else(|error| panic!("{headers:?}: {error}"));
         assert_eq!(answer.json()["path"], "/smuggled", "{headers:?}");
-        let records = requests(origin);
+        let records = origin.requests();
         let [_, second] = records.as_slice() else {
             panic!("{headers:?}: {records:?}");
         };
@@ -269,14 +247,14 @@ fn what_follows_an_upgrade_that_is_refused_is_a_request_like_any_other() {
     eventually(BOUND, "it is counted", || {
         failures(&daemon, "bad_request") == 1
     });
-    assert!(requests(origin).is_empty(), "{:?}", requests(origin));
+    assert!(origin.requests().is_empty(), "{:?}", origin.requests());
 }
 
 #[test]
 fn hidden_framing_is_refused_or_has_one_meaning() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, ""));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, ""));
     let origin = &site.origins[0];
     let long = ["3;", &"x".repeat(100_000), "\r\nabc\r\n0\r\n\r\n"].concat();
     let many = ["0\r\n", &"X: y\r\n".repeat(20_000), "\r\n"].concat();
@@ -322,7 +300,7 @@ fn hidden_framing_is_refused_or_has_one_meaning() {
         assert_eq!(status, 400, "{what:?}: {answer:?}\n{}", daemon.log());
         let rest = client.await_end(BOUND);
         assert!(rest.is_ok(), "{what:?}: {rest:?}");
-        for record in requests(origin) {
+        for record in origin.requests() {
             assert_ne!(record.path(), "/smuggled", "{what:?}");
             assert!(!record.complete, "{what:?}: {record:?}");
         }
@@ -341,7 +319,7 @@ fn hidden_framing_is_refused_or_has_one_meaning() {
         ),
     );
     assert_eq!(answer.expect("an answer").status, 200, "{}", daemon.log());
-    let record = &requests(origin)[0];
+    let record = &origin.requests()[0];
     assert_eq!(record.body, b"abc");
     let raw = String::from_utf8_lossy(&record.raw_body).to_lowercase();
     for name in ["content-length", "transfer-encoding", "host", "x-forwarded"] {
@@ -357,7 +335,7 @@ fn hidden_framing_is_refused_or_has_one_meaning() {
 fn a_backend_that_never_comes_to_an_end_is_given_up_and_needs_no_memory() {
     let lab = Lab::one_arm().gateways(1).clients(2).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, TIMEOUTS));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, TIMEOUTS));
     let origin = &site.origins[0];
     let early = |status: u16| format!("HTTP/1.1 {status} x\r\nX: y\r\n\r\n");
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -445,7 +423,7 @@ fn a_backend_that_never_comes_to_an_end_is_given_up_and_needs_no_memory() {
 fn without_descriptors_who_is_there_is_served_and_others_wait_for_their_turn() {
     let lab = Lab::one_arm().gateways(1).clients(2).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, ""));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, ""));
     let mut kept = site.raw(lab.client(2));
     kept.get(PORTAL, "/", "").expect("an answer");
     let (pid, limit) = (daemon.pid(), Usage::of(daemon.pid()).descriptors + 60);

@@ -7,14 +7,14 @@ use std::{
 };
 
 use lb_tests::lab::{
-    Configuration, Daemon, Host, Lab, eventually,
+    Daemon, Host, Lab, eventually,
     gate::Gate,
     http2::{self, ACK, END_HEADERS, END_STREAM, Http2, block, frame, kind, settings, usual},
     origin::{Origin, Response},
     raw::Raw,
     site::vip,
     usage::Usage,
-    web_site::{HEALTH, POOL, PORTAL, SERVICE, WebSite},
+    web_site::{PORTAL, WebSite, failures, open_clients},
 };
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -40,18 +40,6 @@ const ROOM_KIB: u64 = 16 * 1024;
 /// What it may need for an answer that is not taken: what goes to the client, what has come from the
 /// backend, and TLS.
 const ROOM_OF_ANSWER_KIB: u64 = 256;
-
-/// Returns the site's configuration. That a check finds no time on a busy machine is nobody's attack.
-fn configuration(site: &WebSite, lab: &Lab, more: &str) -> Configuration {
-    let health = HEALTH.replace("fall = 3", "fall = 100");
-    Configuration::new()
-        .pool(POOL, &site.backends(lab), &health)
-        .text(&site.service(SERVICE, vip(443), POOL, more))
-}
-
-fn failures(daemon: &Daemon<'_>, reason: &str) -> u64 {
-    daemon.status().service(SERVICE).failures(reason)
-}
 
 fn reset(stream: u32, code: u32) -> Vec<u8> {
     frame(kind::RST_STREAM, 0, stream, &code.to_be_bytes())
@@ -295,7 +283,7 @@ fn growing(more: usize) -> Vec<u8> {
 fn each_flood_and_each_breach_ends_its_own_connection_and_harms_nobody_else() {
     let lab = Lab::one_arm().gateways(1).clients(2).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, ""));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, ""));
     let origin = &site.origins[0];
     let never = Gate::new();
     {
@@ -354,7 +342,7 @@ fn requests_that_are_given_up_one_by_one_are_a_flood_in_the_end() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
     let limits = "limits = { streams = 10 }";
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, limits));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, limits));
     let origin = &site.origins[0];
     let never = Gate::new();
     {
@@ -395,15 +383,11 @@ fn is_acknowledged(client: &mut Http2) -> bool {
     }
 }
 
-fn open_clients(daemon: &Daemon<'_>) -> u64 {
-    daemon.status().service(SERVICE).proxy("connections_open")
-}
-
 #[test]
 fn a_browser_that_leaves_pages_while_they_load_is_no_attacker() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, ""));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, ""));
     let never = Gate::new();
     {
         let never = never.clone();
@@ -458,7 +442,7 @@ const TIMEOUTS: &str = r#"timeouts = { header = "800ms", idle = "900ms", body = 
 fn a_hundred_answers_that_are_not_taken_need_no_memory_and_end() {
     let lab = Lab::one_arm().gateways(1).clients(2).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, TIMEOUTS));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, TIMEOUTS));
     let origin = &site.origins[0];
     let memory = Usage::of(daemon.pid()).anonymous_kib;
     // None at all, and as much as a client gives that says nothing of it.
@@ -493,7 +477,7 @@ fn a_hundred_answers_that_are_not_taken_need_no_memory_and_end() {
 fn a_slow_beginning_ends_after_its_time_whatever_else_comes() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, TIMEOUTS));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, TIMEOUTS));
     let get = http2::get(1, PORTAL, "/");
     // What is sent first, and then from time to time.
     let unfinished = frame(
@@ -535,7 +519,7 @@ fn a_head_of_http2_may_have_as_many_lines_as_one_of_http1() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
     let limits = r#"limits = { headers = 20 }"#;
-    let daemon = Daemon::start(&lab, &configuration(&site, &lab, limits));
+    let daemon = Daemon::start(&lab, &site.configuration_under_attack(&lab, limits));
     let mut client = site.http2(lab.client(1));
     let mut ask = |stream, name: &str, lines: usize| {
         let mut fields = usual("GET", PORTAL, "/");

@@ -13,11 +13,11 @@ use lb_tests::lab::{
     eventually::eventually_some,
     gate::Gate,
     http2::{self, END_HEADERS, END_STREAM, block, frame, kind},
-    origin::{Origin, Record, Response},
+    origin::{Origin, Response},
     raw::Raw,
     site::{campus_v4, vip},
     stream::End,
-    web_site::{HEALTH, POOL, PORTAL, SERVICE, WebSite, url},
+    web_site::{HEALTH, POOL, PORTAL, SERVICE, WebSite, failures, open_clients, url},
 };
 
 const BOUND: Duration = Duration::from_secs(10);
@@ -25,16 +25,10 @@ const BOUND: Duration = Duration::from_secs(10);
 /// Short enough to wait for, and each of another length.
 const TIMEOUTS: &str = r#"timeouts = { handshake = "700ms", header = "800ms", idle = "900ms", body = "1s", connect = "700ms", response = "1500ms", tunnel = "30s" }"#;
 
-fn requests(origin: &Origin) -> Vec<Record> {
-    let mut records = origin.records();
-    records.retain(|record| record.path() != "/healthcheck");
-    records
-}
-
 fn await_failures(daemon: &Daemon<'_>, reason: &str, count: u64) {
     let mut seen = 0;
     eventually(BOUND, &format!("{count} times {reason}"), || {
-        seen = daemon.status().service(SERVICE).failures(reason);
+        seen = failures(daemon, reason);
         seen >= count
     });
     assert_eq!(seen, count, "{reason}");
@@ -108,10 +102,6 @@ fn each_slow_client_is_ended_after_its_own_time() {
     });
 }
 
-fn open_clients(daemon: &Daemon<'_>) -> u64 {
-    daemon.status().service(SERVICE).proxy("connections_open")
-}
-
 #[test]
 fn a_client_of_http2_that_takes_nothing_is_ended() {
     let lab = Lab::one_arm().gateways(1).build();
@@ -174,7 +164,7 @@ fn each_slow_backend_is_given_up_after_its_own_time() {
     eventually(BOUND, "no connection of theirs is left", || {
         origin.open_connections() <= 1
     });
-    assert_eq!(requests(origin).len(), 2, "a request was sent twice");
+    assert_eq!(origin.requests().len(), 2, "a request was sent twice");
     // By HTTP/2 the stream alone ends.
     let answers = site
         .curl(&lab, lab.client(1))
@@ -215,7 +205,7 @@ fn what_is_too_large_is_refused() {
     assert_eq!(grown.expect("an answer").status, 413, "{}", daemon.log());
     client.await_end(BOUND).expect("an end");
     await_failures(&daemon, "body_too_large", 2);
-    let whole = requests(origin);
+    let whole = origin.requests();
     assert!(whole.iter().all(|record| !record.complete), "{whole:?}");
     let http2 = site
         .curl(&lab, lab.client(1))
@@ -583,7 +573,7 @@ fn a_connection_that_the_backend_closed_is_replaced_unseen() {
             assert_eq!(answer.status, 200, "{end:?} {method}\n{}", daemon.log());
         }
     }
-    assert_eq!(requests(origin).len(), 12);
+    assert_eq!(origin.requests().len(), 12);
 
     // One that is closed instead of an answer: GET is sent again, POST is not.
     static LEFT: AtomicU64 = AtomicU64::new(0);
@@ -603,7 +593,7 @@ fn a_connection_that_the_backend_closed_is_replaced_unseen() {
             format!("{method} /dies HTTP/1.1\r\nHost: {PORTAL}\r\nContent-Length: 0\r\n\r\n");
         let answer = client.ask(method, request).expect("an answer");
         assert_eq!(answer.status, status, "{method}\n{}", daemon.log());
-        let mut records = requests(origin);
+        let mut records = origin.requests();
         records.retain(|record| record.path() == "/dies");
         assert_eq!(records.len(), sent, "{method}");
     }
@@ -672,7 +662,7 @@ fn under_load_a_dying_backend_fails_no_get_and_repeats_no_post() {
     let mut posts: Vec<String> = site
         .origins
         .iter()
-        .flat_map(requests)
+        .flat_map(Origin::requests)
         .filter(|record| record.method() == "POST")
         .map(|record| record.path())
         .collect();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lb_tests::lab::{
     Daemon, Lab,
     http2::{self, END_HEADERS, END_STREAM, block, frame, kind, usual},
-    origin::{Origin, Record, Response},
+    origin::{Origin, Response},
     stream::End,
     web_site::{PORTAL, SERVICE, WebSite, url},
 };
@@ -15,13 +15,6 @@ const BOUND: Duration = Duration::from_secs(10);
 
 /// What follows each message: a request that would be somebody else's if the message ended early.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: portal.lab.example\r\n\r\n";
-
-/// Returns what came but for the health checks.
-fn requests(origin: &Origin) -> Vec<Record> {
-    let mut records = origin.records();
-    records.retain(|record| record.path() != "/healthcheck");
-    records
-}
 
 fn expect_nothing_smuggled(origin: &Origin, what: &str) {
     for record in origin.records() {
@@ -90,9 +83,9 @@ fn what_has_two_meanings_is_refused_and_the_connection_ends() {
         let rest = client.await_end(BOUND);
         assert!(rest.is_ok(), "{head:?}: {rest:?}");
         assert!(
-            requests(origin).is_empty(),
+            origin.requests().is_empty(),
             "{head:?}: {:?}",
-            requests(origin)
+            origin.requests()
         );
     }
     let refused = daemon.status().service(SERVICE).failures("bad_request");
@@ -132,7 +125,7 @@ fn bad_chunks_never_become_a_request_of_their_own() {
         let rest = client.await_end(BOUND);
         assert!(rest.is_ok(), "{body:?}: {rest:?}");
         expect_nothing_smuggled(origin, body);
-        for record in requests(origin) {
+        for record in origin.requests() {
             assert!(!record.complete, "{body:?}: {record:?}");
         }
     }
@@ -249,7 +242,7 @@ fn what_is_accepted_reaches_the_backend_as_one_request_framed_anew() {
         let answer = client.answer(method);
         let answer = answer.unwrap_or_else(|error| panic!("{sent:?}: {error}\n{}", daemon.log()));
         assert_eq!(answer.status, 200, "{sent:?}: {answer:?}");
-        let records = requests(origin);
+        let records = origin.requests();
         let [record] = records.as_slice() else {
             panic!("{sent:?}: {records:?}");
         };
@@ -290,7 +283,7 @@ fn a_client_of_http_1_0_is_answered_in_its_own_way() {
     assert!(answer.ends_with("\r\n\r\nabc"), "{answer}");
     assert!(!answer.to_lowercase().contains("transfer-encoding"));
     expect_nothing_smuggled(origin, "HTTP/1.0");
-    let records = requests(origin);
+    let records = origin.requests();
     assert_eq!(records.len(), 1);
     assert!(records[0].text().starts_with("GET /chunked/3 HTTP/1.1\r\n"));
 
@@ -331,7 +324,7 @@ fn a_target_reaches_the_backend_byte_for_byte_or_not_at_all() {
         let mut client = site.raw(lab.client(1));
         let answer = client.get(PORTAL, target, "");
         let status = answer.as_ref().map(|answer| answer.status).unwrap_or(0);
-        let records = requests(origin);
+        let records = origin.requests();
         match records.as_slice() {
             [record] => {
                 assert_eq!(status, 200, "{target}: {answer:?}");
@@ -379,7 +372,7 @@ fn http2_becomes_one_request_of_http1() {
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.http_version, "2", "{answer:?}");
     }
-    let records = requests(origin);
+    let records = origin.requests();
     assert_eq!(records.len(), answers.len());
     assert!(origin.faults().is_empty(), "{:?}", origin.faults());
     let of = |path: &str| {
@@ -487,7 +480,7 @@ fn http2_requests_with_two_meanings_never_reach_a_backend() {
         let got = ask(&fields, Some("hello"));
         assert_ne!(got, Ok(200), "{length}\n{}", daemon.log());
     }
-    for record in requests(origin) {
+    for record in origin.requests() {
         assert!(!record.complete, "{record:?}");
     }
 }
@@ -536,7 +529,7 @@ fn an_answer_with_two_meanings_is_no_answer() {
             let next = next.unwrap_or_else(|error| panic!("{shown:?}: {error}"));
             assert_eq!(next.status, 200, "{shown:?}: {next:?}");
         }
-        let records = requests(origin);
+        let records = origin.requests();
         let spoilt = records.iter().find(|record| record.path() == "/bad");
         let spoilt = spoilt.expect("the request").connection;
         assert_eq!(records.len(), 4, "{shown:?}: {records:?}");
@@ -590,7 +583,7 @@ fn an_answer_that_ends_early_is_seen_to_and_its_connection_is_not_used_again() {
             }
         }
     }
-    let posts = requests(origin).len();
+    let posts = origin.requests().len();
     assert_eq!(posts, 15, "a POST was sent twice");
 }
 
@@ -641,7 +634,7 @@ fn a_backend_of_http_1_0_gets_every_body() {
         );
         assert_eq!(answer.expect("an answer").status, 200, "{}", daemon.log());
     }
-    for record in requests(origin) {
+    for record in origin.requests() {
         assert_eq!(record.body, b"abc", "{record:?}");
     }
 }

@@ -201,6 +201,14 @@ impl Origin {
         self.with_log(|log| log.records.iter().cloned().collect())
     }
 
+    /// Returns the records of what came but for the health checks.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Record> {
+        let mut records = self.records();
+        records.retain(|record| record.path() != "/healthcheck");
+        records
+    }
+
     /// Returns how many requests came so far.
     #[must_use]
     pub fn received(&self) -> u64 {

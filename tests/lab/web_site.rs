@@ -9,6 +9,7 @@ use super::{
     authority::Authority,
     configuration::{Configuration, backend},
     curl::Curl,
+    daemon::Daemon,
     host::Host,
     http2::Http2,
     nginx::Certificate,
@@ -86,8 +87,19 @@ impl WebSite {
     /// The same with `more` lines in the service's table.
     #[must_use]
     pub fn configuration_with(&self, lab: &Lab, more: &str) -> Configuration {
+        self.configuration_checked(lab, HEALTH, more)
+    }
+
+    /// The same, but that a hundred checks have to fail: that some find no time on a machine which is
+    /// kept busy takes no backend out.
+    #[must_use]
+    pub fn configuration_under_attack(&self, lab: &Lab, more: &str) -> Configuration {
+        self.configuration_checked(lab, &HEALTH.replace("fall = 3", "fall = 100"), more)
+    }
+
+    fn configuration_checked(&self, lab: &Lab, health: &str, more: &str) -> Configuration {
         Configuration::new()
-            .pool(POOL, &self.backends(lab), HEALTH)
+            .pool(POOL, &self.backends(lab), health)
             .text(&self.service(SERVICE, vip(443), POOL, more))
     }
 
@@ -191,6 +203,18 @@ impl WebSite {
             .and_then(|client| Http2::begin(client, settings))
             .expect("a connection to the portal")
     }
+}
+
+/// Returns how often something has gone wrong with [`SERVICE`].
+#[must_use]
+pub fn failures(daemon: &Daemon<'_>, reason: &str) -> u64 {
+    daemon.status().service(SERVICE).failures(reason)
+}
+
+/// Returns how many clients' connections to [`SERVICE`] are open.
+#[must_use]
+pub fn open_clients(daemon: &Daemon<'_>) -> u64 {
+    daemon.status().service(SERVICE).proxy("connections_open")
 }
 
 /// Returns the URL of a path on [`PORTAL`].

@@ -61,8 +61,20 @@ impl<S> Prefixed<S> {
         self.guest.as_ref().map_or(Ok(()), Guest::check)
     }
 
-    /// Keeps what a writer was answered, unless the client is sent away while it waits.
-    fn or_away<T>(
+    /// Keeps what a reader was answered, unless the client is sent away while it waits.
+    fn or_away_as_reader<T>(
+        &self,
+        context: &Context<'_>,
+        answer: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if let (Poll::Pending, Some(guest)) = (&answer, &self.guest) {
+            guest.await_as_reader(context)?;
+        }
+        answer
+    }
+
+    /// The same for a writer.
+    fn or_away_as_writer<T>(
         &self,
         context: &Context<'_>,
         answer: Poll<io::Result<T>>,
@@ -83,10 +95,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         self.check()?;
         if self.prefix.is_empty() {
             let read = Pin::new(&mut self.inner).poll_read(context, buffer);
-            if let (Poll::Pending, Some(guest)) = (&read, &self.guest) {
-                guest.await_as_reader(context)?;
-            }
-            return read;
+            return self.or_away_as_reader(context, read);
         }
         let count = self.prefix.len().min(buffer.remaining());
         buffer.put_slice(&self.prefix[..count]);
@@ -107,7 +116,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
-        self.or_away(context, written)
+        self.or_away_as_writer(context, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -125,7 +134,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let written = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
-        self.or_away(context, written)
+        self.or_away_as_writer(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -145,10 +154,7 @@ impl Side for Prefixed<TcpStream> {
     ) -> Poll<io::Result<Filled>> {
         self.check()?;
         let filled = pipe.poll_fill(context, &self.inner);
-        if let (Poll::Pending, Some(guest)) = (&filled, &self.guest) {
-            guest.await_as_reader(context)?;
-        }
-        filled
+        self.or_away_as_reader(context, filled)
     }
 
     fn poll_drain(
@@ -158,7 +164,7 @@ impl Side for Prefixed<TcpStream> {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let drained = pipe.poll_drain(context, &self.inner);
-        self.or_away(context, drained)
+        self.or_away_as_writer(context, drained)
     }
 }
 
