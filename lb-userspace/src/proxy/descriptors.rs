@@ -1,8 +1,9 @@
 //! File descriptors: how many there may be, and which of them are not for connections.
 //!
-//! A proxied connection has two, and two more for each direction that is bulk of a tunnel. The last ones are kept for what the daemon needs besides: probes
-//! that find no descriptor would call every backend down. The kernel gives the lowest free number
-//! (open(2)), so the number of a new descriptor tells how many are left.
+//! A proxied connection has two, and two more for each direction that is bulk of a tunnel. The last
+//! ones are kept for what the daemon needs besides: probes that find no descriptor would call every
+//! backend down. The kernel gives the lowest free number (open(2)), so the number of a new descriptor
+//! tells how many are left.
 
 use std::{
     io,
@@ -69,8 +70,8 @@ pub(crate) fn last_for_clients(descriptor: RawFd) -> bool {
     descriptor.saturating_add(EXPECTED.load(Ordering::Relaxed)) >= bound(2)
 }
 
-/// Returns whether a connection to a backend, or a pipe, must not have this number. Clients that have been
-/// accepted find some for theirs when no more are accepted.
+/// Returns whether a connection to a backend, or a pipe, must not have this number. Clients that have
+/// been accepted find some for theirs when no more are accepted.
 pub(crate) fn none_for_backends(descriptor: RawFd) -> bool {
     descriptor >= bound(1)
 }

@@ -3,8 +3,8 @@
 //! A client that is blocked at run time loses the connections that it has, as its flows end in the
 //! kernel. That is done at the client's stream, which is the same under TLS, HTTP and a tunnel:
 //! from that moment on it gives an error to whoever reads or writes, so everything ends by the way
-//! that it ends when a client breaks off; whoever accounts for it asks the client's [`Fate`]. Nothing is asked for each request:
-//! a worker looks at its connections only when the lists have changed.
+//! that it ends when a client breaks off; whoever accounts for it asks the client's [`Fate`]. Nothing
+//! is asked for each request: a worker looks at its connections only when the lists have changed.
 
 use std::{
     collections::HashMap,

@@ -99,7 +99,7 @@ impl Activity {
 
     /// Returns whether a client of HTTP/1 has more to send of what it began.
     pub(crate) fn is_receiving(&self) -> bool {
-        self.in_head.load(Ordering::Relaxed) || self.in_body.load(Ordering::Relaxed)
+        self.is_in_head() || self.in_body.load(Ordering::Relaxed)
     }
 
     /// Its answer is over.

@@ -25,18 +25,10 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(crate) struct Watched<S> {
     stream: S,
     activity: Arc<Activity>,
-    heard: Heard,
+    /// Everything has come that will.
+    ended: bool,
     linger: Linger,
     frames: Option<BothWays>,
-}
-
-/// What has come from the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
-    Nothing,
-    Something,
-    /// Everything that will.
-    End,
 }
 
 /// The frames of HTTP/2.
@@ -58,7 +50,7 @@ impl<S> Watched<S> {
         Self {
             stream,
             activity,
-            heard: Heard::Nothing,
+            ended: false,
             linger: Linger::Never,
             frames: None,
         }
@@ -132,13 +124,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
         let read = &buf.filled()[before..];
         if !read.is_empty() {
-            this.heard = Heard::Something;
             this.activity.has_read();
             if let Some(frames) = &mut this.frames {
                 this.activity.has_cost(frames.of_client.cost_in(read));
             }
         } else if polled.is_ready() {
-            this.heard = Heard::End;
+            this.ended = true;
         }
         polled
     }
@@ -184,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !matches!(self.linger, Linger::Until(_)) {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            let sends = self.heard == Heard::Something && self.activity.is_receiving();
+            let sends = !self.ended && self.activity.is_receiving();
             if !sends || matches!(self.linger, Linger::Never) {
                 return Poll::Ready(Ok(()));
             }
