@@ -63,14 +63,42 @@ impl FormatTime for Rfc3339 {
 }
 
 /// Returns a time in UTC with milliseconds, such as `2027-01-15T08:00:00.000Z` (RFC 3339
-/// section 5.6). A time before 1970 is shown as 1970.
+/// section 5.6). A time before 1970 is shown as 1970, and one after 9999 as its end.
 #[must_use]
 pub fn rfc3339(time: SystemTime) -> String {
+    String::from_utf8_lossy(&rfc3339_bytes(time)).into_owned()
+}
+
+/// Returns the bytes of [`rfc3339`].
+#[must_use]
+pub fn rfc3339_bytes(time: SystemTime) -> [u8; 24] {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (seconds, millis) = (since.as_secs(), since.subsec_millis());
+    let (seconds, millis) = (since.as_secs(), since.subsec_millis().into());
     let (year, month, day) = civil(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    if year > 9999 {
+        return *b"9999-12-31T23:59:59.999Z";
+    }
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    for (at, two_digits) in [
+        (0, year / 100),
+        (2, year % 100),
+        (5, month),
+        (8, day),
+        (11, seconds / 3600 % 24),
+        (14, seconds / 60 % 60),
+        (17, seconds % 60),
+        (20, millis / 10),
+    ] {
+        text[at] = digit(two_digits / 10);
+        text[at + 1] = digit(two_digits);
+    }
+    text[22] = digit(millis);
+    text
+}
+
+/// Returns the last digit of a number.
+fn digit(number: u64) -> u8 {
+    b'0' + (number % 10) as u8
 }
 
 /// Reads a time as [`rfc3339`] writes it; the fraction may be missing.

@@ -8,6 +8,7 @@
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod line;
 mod record;
 mod sink;
 #[cfg(test)]
@@ -135,31 +136,31 @@ impl AccessLog {
 
     /// Hands a record over without waiting. It is dropped if the log is off, and dropped and counted
     /// if the queue is full.
-    pub(crate) fn write(&self, record: Record) {
-        self.hand_over(record, Message::Record);
+    pub(crate) fn write(&self, record: impl Into<Box<Record>>) {
+        self.hand_over(record.into(), Message::Record);
     }
 
     /// The same for a connection that was never served: it is dropped and counted if half of the
     /// queue is full of such.
-    pub(crate) fn write_if_quiet(&self, record: Record) {
+    pub(crate) fn write_if_quiet(&self, record: impl Into<Box<Record>>) {
         let shared = &self.0.shared;
         if shared.unserved.fetch_add(1, Relaxed) >= self.0.unserved {
             shared.unserved.fetch_sub(1, Relaxed);
             if self.is_on() {
                 shared.refused.fetch_add(1, Relaxed);
             }
-        } else if !self.hand_over(record, Message::Unserved) {
+        } else if !self.hand_over(record.into(), Message::Unserved) {
             shared.unserved.fetch_sub(1, Relaxed);
         }
     }
 
     /// Returns whether it is in the queue.
-    fn hand_over(&self, mut record: Record, message: fn(Box<Record>) -> Message) -> bool {
+    fn hand_over(&self, mut record: Box<Record>, message: fn(Box<Record>) -> Message) -> bool {
         if !self.is_on() {
             return false;
         }
         record.shorten();
-        let taken = self.0.send(message(Box::new(record))).is_ok();
+        let taken = self.0.send(message(record)).is_ok();
         if !taken {
             self.0.shared.refused.fetch_add(1, Relaxed);
         }

@@ -36,6 +36,8 @@ pub(crate) struct Front {
     pub(crate) pools: Vec<FrontPool>,
     /// Pages for failures by status.
     pub(crate) pages: BTreeMap<u16, Bytes>,
+    /// Its port, as backends are told it.
+    pub(crate) port: HeaderValue,
     /// `Strict-Transport-Security`.
     pub(crate) hsts: Option<HeaderValue>,
     /// Its counters, a set for each worker; they outlive the generation.

@@ -14,6 +14,7 @@ mod flood;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod headers;
+mod names;
 mod outgoing;
 mod pages;
 pub(crate) mod request;
@@ -44,6 +45,7 @@ use self::{
     conversation::Unconnected,
     drive::{Local, drive},
     exchange::Exchange,
+    names::Names,
     outgoing::{Outgoing, Unsent, incoming_body, send},
     watched::Watched,
 };
@@ -180,31 +182,35 @@ async fn way(
 ) -> Result<Response<Incoming>, Stop> {
     let front = &conversation.front;
     request::check_lines(&parts.headers, front.service.limits.headers)?;
-    let asked = request::check(&parts)?;
+    let mut names = Names::of(&parts.headers);
+    let asked = request::check(&parts, names)?;
     let place = conversation.route(&asked.host)?;
     conversation.keeps_to(place)?;
-    let signs_on = sign_on::is_part_of(&parts.headers);
+    let signs_on = sign_on::is_part_of(&parts.headers, names);
     if signs_on && conversation.http2 {
         return Err(Failure::Http11Required.into());
     }
     exchange.bind = signs_on;
     let cookie = cookie::named(conversation, place, &mut parts.headers);
     let origin = headers::Origin {
-        client: conversation.client,
-        port: front.service.port,
+        client: conversation.client.ip(),
+        address: &conversation.address,
+        port: &front.port,
         trusted: &front.service.trusted_proxies,
         host: asked.host_header.as_ref(),
     };
-    if exchange.arriving.is_some() || parts.version != Version::HTTP_11 {
+    let begins_here = exchange.arriving.is_none() && parts.version == Version::HTTP_11;
+    if names.have(Names::UPGRADE) && !begins_here {
         // A tunnel begins where the request ends, and only there (RFC 9110 section 7.8).
         parts.headers.remove(UPGRADE);
+        names = names.without(Names::UPGRADE);
     }
-    let upgrade = headers::prepare_request(&mut parts.headers, &origin)?;
+    let upgrade = headers::prepare_request(&mut parts.headers, names, &origin)?;
     let on_client = upgrade
         .is_some()
         .then(|| parts.extensions.remove::<hyper::upgrade::OnUpgrade>())
         .flatten();
-    let body = incoming_body(conversation, exchange, &parts)?;
+    let body = incoming_body(conversation, exchange, &parts, names)?;
     let mut outgoing = Outgoing::new(parts, body, signs_on);
 
     let mut failed: Vec<u16> = Vec::new();
@@ -259,10 +265,11 @@ fn finish(
     on_client: Option<hyper::upgrade::OnUpgrade>,
     cookie: Option<u16>,
 ) -> Result<Response<Incoming>, Stop> {
-    response::check(&response, upgrade.is_some())?;
+    let names = Names::of(response.headers());
+    response::check(&response, names, upgrade.is_some())?;
     // A version is one hop's (RFC 9110 section 2.5): the engine says 1.0 to whom asks so.
     *response.version_mut() = Version::HTTP_11;
-    let signs_on = sign_on::is_part_of(response.headers());
+    let signs_on = sign_on::is_part_of(response.headers(), names);
     if signs_on && conversation.http2 {
         return Err(Failure::Http11Required.into());
     }
@@ -274,7 +281,7 @@ fn finish(
         let on_backend = hyper::upgrade::on(&mut response);
         let (mut parts, _) = response.into_parts();
         let protocol = parts.headers.get(UPGRADE).cloned();
-        headers::prepare_response(&mut parts.headers);
+        headers::prepare_response(&mut parts.headers, names);
         parts.headers.remove(CONTENT_LENGTH);
         let upgrades = HeaderValue::from_static("upgrade");
         parts.headers.insert(CONNECTION, upgrades);
@@ -289,10 +296,10 @@ fn finish(
         return Err(Stop::Upgraded(Box::new(upgraded)));
     }
     exchange.bind |= signs_on || conversation.has_signed_on();
-    let backend_closes = headers::has_token(response.headers(), &CONNECTION, b"close");
     let headers = response.headers_mut();
-    headers::prepare_response(headers);
-    if exchange.bind && backend_closes {
+    let closes = exchange.bind && headers::has_token(headers, &CONNECTION, b"close");
+    headers::prepare_response(headers, names);
+    if closes {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if let Some(hsts) = &conversation.front.hsts {

@@ -33,7 +33,7 @@ use super::{
     guests::Fate,
     http::{
         activity::{Activity, Verdict},
-        exchange::protocol,
+        exchange::{method, protocol},
         request::host_and_port,
         watched::Watched,
     },
@@ -142,7 +142,7 @@ fn answer(
         let host = request.headers().get(HOST);
         worker.access.write(Record {
             time,
-            method: Some(request.method().to_string().into()),
+            method: Some(method(request.method())),
             target: Some(request.uri().to_string()),
             host: host.and_then(|host| host.to_str().ok()).map(str::to_owned),
             protocol: Some(protocol(request.version())),

@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::AsRawFd as _,
@@ -47,7 +47,7 @@ pub(crate) struct ConnectError {
 
 /// Whose connections may be given to whom: those that leave from a client's own address are for
 /// that client alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     upstream: u64,
     source: Option<IpAddr>,
@@ -55,7 +55,7 @@ struct Key {
 
 /// Connections that wait for a request, in one worker.
 #[derive(Default)]
-pub(crate) struct Idle(RefCell<HashMap<Key, Vec<Waiting>>>);
+pub(crate) struct Idle(RefCell<BTreeMap<Key, Vec<Waiting>>>);
 
 struct Waiting {
     sender: SendRequest<RequestBody>,

@@ -6,6 +6,7 @@
 //! proxy alone. On a shared machine one round differs from another by more than proxies do, so the
 //! figure is the median of the ratios within a round.
 
+mod cores;
 mod load;
 mod peers;
 mod report;
@@ -131,13 +132,21 @@ const IDLE: usize = 1000;
 
 fn main() -> ExitCode {
     let options = Options::read();
+    if options.alone {
+        cores::pin(std::process::id(), 1);
+    }
+    let workers = if options.alone { 1 } else { 2 };
     let lab = Lab::one_arm().gateways(2).build();
     let site = WebSite::start_with(&lab, |origin| origin);
     // The origins of the tests are slow: real servers stand beside them on other ports.
     let servers = peers::Servers::start(&lab, &site);
-    let configuration = peers::vipd(&lab, &site, &servers);
+    let configuration = peers::vipd(&lab, &site, &servers, workers);
     let daemon = Daemon::start(&lab, &configuration);
-    let peers = Peers::start(&lab, &site, &servers, daemon.pid());
+    let peers = Peers::start(&lab, &site, &servers, workers, daemon.pid());
+    if options.alone {
+        let processes = Peer::ALL.iter().flat_map(|peer| peers.processes(*peer));
+        processes.for_each(|process| cores::pin(process, 0));
+    }
 
     let mut report = Report::default();
     for (name, unit, load) in SCENARIOS {
@@ -174,6 +183,8 @@ struct Options {
     rounds: usize,
     only: Option<String>,
     json: bool,
+    /// Each proxy has one thread on a processor that it shares with nobody.
+    alone: bool,
 }
 
 impl Options {
@@ -187,6 +198,7 @@ impl Options {
             rounds: value("--rounds").and_then(|n| n.parse().ok()).unwrap_or(15),
             only: value("--only"),
             json: words.iter().any(|word| word == "--json"),
+            alone: words.iter().any(|word| word == "--alone"),
         }
     }
 

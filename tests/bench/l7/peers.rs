@@ -60,10 +60,16 @@ pub(crate) struct Peers {
 
 impl Peers {
     /// Starts the other two.
-    pub(crate) fn start(lab: &Lab, site: &WebSite, servers: &Servers, vipd: u32) -> Self {
+    pub(crate) fn start(
+        lab: &Lab,
+        site: &WebSite,
+        servers: &Servers,
+        workers: u16,
+        vipd: u32,
+    ) -> Self {
         let directory = lab.directory().join("peers");
         fs::create_dir(&directory).expect("the site's directory takes another");
-        let files = Files::new(site, servers, &directory);
+        let files = Files::new(site, servers, workers, &directory);
         let haproxy = directory.join("haproxy.cfg");
         fs::write(&haproxy, files.haproxy(lab)).expect("a configuration");
         let nginx = directory.join("nginx.conf");
@@ -193,7 +199,7 @@ fn rsa(lab: &Lab) -> Certificate {
 }
 
 /// Returns vipd's configuration for the same work.
-pub(crate) fn vipd(lab: &Lab, site: &WebSite, servers: &Servers) -> Configuration {
+pub(crate) fn vipd(lab: &Lab, site: &WebSite, servers: &Servers, workers: u16) -> Configuration {
     let health = HEALTH.replace("300ms", "5s").replace(
         "type = \"https\"",
         &format!("type = \"https\", port = {SERVER}"),
@@ -208,6 +214,7 @@ pub(crate) fn vipd(lab: &Lab, site: &WebSite, servers: &Servers) -> Configuratio
     let port = |service| vip(Peer::Vipd.port(service));
     let access = lab.directory().join("access.log");
     Configuration::new()
+        .node(&format!("workers = {workers}"))
         .log("level = \"info\"")
         .log(&format!("access = \"{}\"", access.display()))
         .pool("web", &site.backends(lab), &health)
@@ -224,14 +231,21 @@ pub(crate) fn vipd(lab: &Lab, site: &WebSite, servers: &Servers) -> Configuratio
 struct Files<'a> {
     site: &'a WebSite,
     servers: &'a Servers,
+    workers: u16,
     directory: PathBuf,
 }
 
 impl<'a> Files<'a> {
-    fn new(site: &'a WebSite, servers: &'a Servers, directory: &std::path::Path) -> Self {
+    fn new(
+        site: &'a WebSite,
+        servers: &'a Servers,
+        workers: u16,
+        directory: &std::path::Path,
+    ) -> Self {
         Self {
             site,
             servers,
+            workers,
             directory: directory.to_owned(),
         }
     }
@@ -262,13 +276,14 @@ impl<'a> Files<'a> {
             ca.display()
         );
         format!(
-            "global\n  nbthread 2\n  maxconn 5000\n  tune.ssl.default-dh-param 2048\n  log stdout format raw local0\n\
+            "global\n  nbthread {}\n  maxconn 5000\n  tune.ssl.default-dh-param 2048\n  log stdout format raw local0\n\
              defaults\n  log global\n  option httplog\n  timeout connect 5s\n  timeout client 75s\n  timeout server 60s\n  option splice-auto\n\
              frontend https\n  mode http\n  bind {address}:{} ssl crt {} alpn h2,http/1.1\n  option forwardfor\n  default_backend web\n\
              frontend rsa\n  mode http\n  bind {address}:{} ssl crt {} alpn h2,http/1.1\n  option forwardfor\n  default_backend web\n\
              backend web\n  mode http\n  balance source\n  hash-type consistent\n  http-reuse always\n{}\
              listen tcp\n  mode tcp\n  option tcplog\n  bind {address}:{}\n  balance source\n  hash-type consistent\n{}\
              frontend redirect\n  mode http\n  bind {address}:{}\n  http-request redirect scheme https code 301\n",
+            self.workers,
             port(HTTPS),
             ecdsa.display(),
             port(RSA),
@@ -305,13 +320,14 @@ impl<'a> Files<'a> {
         };
         format!(
             "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
-             daemon off; worker_processes 2; error_log stderr; pid {directory}/pid; events {{ worker_connections 8192; }}\n\
+             daemon off; worker_processes {}; error_log stderr; pid {directory}/pid; events {{ worker_connections 8192; }}\n\
              http {{ access_log {directory}/access.log combined buffer=64k flush=1s; client_body_temp_path {directory}/a; proxy_temp_path {directory}/b; \
              fastcgi_temp_path {directory}/c; uwsgi_temp_path {directory}/d; scgi_temp_path {directory}/e;\n\
              upstream web {{ hash $remote_addr consistent; {servers} keepalive 256; keepalive_requests 10000000; }}\n{}{}\
              server {{ listen {address}:{} reuseport; keepalive_requests 10000000; return 301 https://$host$request_uri; }} }}\n\
              stream {{ log_format basic '$remote_addr [$time_local] $protocol $status $bytes_sent $bytes_received $session_time $upstream_addr'; \
              access_log {directory}/stream.log basic buffer=64k flush=1s; upstream tcp {{ hash $remote_addr consistent; {servers} }} server {{ listen {address}:{} reuseport; proxy_pass tcp; }} }}\n",
+            self.workers,
             server(port(HTTPS), &self.site.certificate),
             server(port(RSA), &self.servers.rsa),
             port(REDIRECT),

@@ -127,6 +127,7 @@ impl Fronts {
                 tls: server,
                 pools,
                 pages: pages(service),
+                port: service.port.into(),
                 hsts: service.hsts.and_then(|age| {
                     HeaderValue::from_str(&format!("max-age={}", age.as_secs())).ok()
                 }),

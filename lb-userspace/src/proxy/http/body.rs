@@ -317,7 +317,7 @@ impl ResponseBody {
     pub(crate) fn whole(bytes: Bytes, exchange: Box<Exchange>) -> Self {
         Self {
             source: Source::Whole((!bytes.is_empty()).then_some(bytes)),
-            owed: Some(Owed::begin(exchange.activity())),
+            owed: exchange.owes(),
             exchange: Some(exchange),
         }
     }
@@ -336,7 +336,7 @@ impl ResponseBody {
                 patience: Patience::new(idle),
                 ends,
             },
-            owed: Some(Owed::begin(exchange.activity())),
+            owed: exchange.owes(),
             exchange: Some(exchange),
         };
         streaming.finish_if_ended();
@@ -404,7 +404,7 @@ impl Body for ResponseBody {
         };
         if let (Some(exchange), Some(data)) = (&mut this.exchange, frame.data_ref()) {
             exchange.sent(data.len() as u64);
-            this.owed = Some(Owed::begin(exchange.activity()));
+            this.owed = exchange.owes();
         }
         this.finish_if_ended();
         Poll::Ready(Some(Ok(frame)))

@@ -3,12 +3,14 @@
 use std::{
     cell::{Cell, RefCell},
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
+use bytes::Bytes;
+use hyper::header::HeaderValue;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout},
@@ -36,6 +38,8 @@ pub(crate) struct Conversation {
     pub(crate) worker: Rc<Worker>,
     pub(crate) front: Arc<Front>,
     pub(crate) client: SocketAddr,
+    /// Its address, as backends are told it.
+    pub(crate) address: HeaderValue,
     /// The name that the client asked for in TLS, in lower case.
     pub(crate) sni: Option<Box<str>>,
     pub(crate) tls_version: Option<&'static str>,
@@ -118,6 +122,7 @@ impl Conversation {
             worker,
             front,
             client: opened.client,
+            address: written(opened.client.ip()),
             sni: opened.sni,
             tls_version: opened.tls_version,
             http2: opened.http2,
@@ -377,4 +382,11 @@ impl Conversation {
             live.push(self.worker.live.enter(memory.key));
         }
     }
+}
+
+/// Returns an address as the value of a header.
+fn written(address: IpAddr) -> HeaderValue {
+    let text = Bytes::from(address.to_string());
+    // Digits, dots and colons are always a value.
+    HeaderValue::from_maybe_shared(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }

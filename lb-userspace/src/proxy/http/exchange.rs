@@ -1,13 +1,9 @@
 //! One request and its answer: what is counted and logged of them, and what happens when they are
 //! over, however they end.
 
-use std::{
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{borrow::Cow, rc::Rc, sync::Arc, time::Duration};
 
-use hyper::{StatusCode, Version, http::request::Parts};
+use hyper::{Method, StatusCode, Version, http::request::Parts};
 use tokio::time::Instant;
 
 use super::{
@@ -18,7 +14,7 @@ use super::{
         upstream::Lease,
     },
     Conversation,
-    activity::Activity,
+    activity::{Activity, Owed},
     arriving::Arriving,
     body::{Gate, Progress},
 };
@@ -52,18 +48,8 @@ pub(crate) struct Exchange {
     first_byte: Option<Duration>,
     reused: bool,
     upstream: Option<Arc<Upstream>>,
-    /// Only if there is an access log.
-    told: Option<Box<Told>>,
-}
-
-/// What the access log says of a request's head.
-#[derive(Debug)]
-struct Told {
-    time: SystemTime,
-    method: hyper::Method,
-    target: String,
-    host: Option<String>,
-    version: Version,
+    /// What is told of it, with what its head says. Only if there is an access log.
+    record: Option<Box<Record>>,
 }
 
 impl Exchange {
@@ -75,22 +61,11 @@ impl Exchange {
     ) -> Box<Self> {
         conversation.activity.begin(arriving.is_some());
         conversation.counters().requests.add(1);
-        let told = conversation.worker.access.is_on().then(|| {
-            let host = parts.headers.get(hyper::header::HOST);
-            Box::new(Told {
-                time: SystemTime::now(),
-                method: parts.method.clone(),
-                target: parts.uri.path_and_query().map_or_else(
-                    || parts.uri.to_string(),
-                    |target| target.as_str().to_owned(),
-                ),
-                host: host
-                    .and_then(|host| host.to_str().ok())
-                    .or(parts.uri.host())
-                    .map(str::to_owned),
-                version: parts.version,
-            })
-        });
+        let record = conversation
+            .worker
+            .access
+            .is_on()
+            .then(|| Box::new(head(conversation, parts)));
         Box::new(Self {
             conversation: Rc::clone(conversation),
             begun: Instant::now(),
@@ -109,13 +84,20 @@ impl Exchange {
             first_byte: None,
             reused: false,
             upstream: None,
-            told,
+            record,
         })
     }
 
     /// Returns what its client does.
     pub(crate) fn activity(&self) -> &Arc<Activity> {
         &self.conversation.activity
+    }
+
+    /// Something of the answer is ready for the client, which may hold back a stream of HTTP/2 and
+    /// take others; where there is but one answer, the connection tells.
+    pub(crate) fn owes(&self) -> Option<Owed> {
+        let activity = self.activity();
+        self.conversation.http2.then(|| Owed::begin(activity))
     }
 
     /// There is a connection to a backend.
@@ -180,34 +162,25 @@ impl Exchange {
         self.failed(failure);
     }
 
-    fn record(&mut self, told: Told) -> Record {
+    /// Puts in what is known now that it is over.
+    fn complete_record(&self, record: &mut Record, total: Duration) {
         let conversation = &self.conversation;
-        let failure = self.failure;
-        Record {
-            time: told.time,
-            service: Arc::clone(&conversation.front.name),
-            kind: Kind::Http,
-            client: conversation.client,
-            backend: self.upstream.as_ref().map(|it| Arc::clone(&it.label)),
-            backend_address: self.upstream.as_ref().map(|it| it.address),
-            method: Some(told.method.to_string().into()),
-            target: Some(told.target),
-            host: told.host,
-            protocol: Some(protocol(told.version)),
-            status: self.status.map(|status| status.as_u16()),
-            bytes_in: self.progress.as_ref().map_or(0, |body| body.bytes.get()),
-            bytes_out: self.bytes_out,
-            handshake: conversation.first_handshake(),
-            wait: self.wait,
-            first_byte: self.first_byte,
-            total: Some(self.begun.elapsed()),
-            reused: self.reused,
-            retries: self.retries,
-            fault: failure.map(Failure::side),
-            reason: failure.map(|failure| failure.label().into()),
-            tls_version: conversation.tls_version,
-            sni: conversation.sni.as_deref().map(str::to_owned),
-        }
+        let upstream = self.upstream.as_ref();
+        record.backend = upstream.map(|it| Arc::clone(&it.label));
+        record.backend_address = upstream.map(|it| it.address);
+        record.status = self.status.map(|status| status.as_u16());
+        record.bytes_in = self.progress.as_ref().map_or(0, |body| body.bytes.get());
+        record.bytes_out = self.bytes_out;
+        record.handshake = conversation.first_handshake();
+        record.wait = self.wait;
+        record.first_byte = self.first_byte;
+        record.total = Some(total);
+        record.reused = self.reused;
+        record.retries = self.retries;
+        record.fault = self.failure.map(Failure::side);
+        record.reason = self.failure.map(|failure| failure.label().into());
+        record.tls_version = conversation.tls_version;
+        record.sni = conversation.sni.as_deref().map(str::to_owned);
     }
 }
 
@@ -216,7 +189,8 @@ impl Drop for Exchange {
         if let Some(gate) = &self.gate {
             gate.cancel();
         }
-        if self.over || self.begun.elapsed() >= WAITED {
+        let total = self.begun.elapsed();
+        if self.over || total >= WAITED {
             self.activity().answered();
         }
         if !self.over {
@@ -247,11 +221,45 @@ impl Drop for Exchange {
         if self.reused {
             counters.reused.add(1);
         }
-        if let Some(told) = self.told.take() {
-            let record = self.record(*told);
+        if let Some(mut record) = self.record.take() {
+            self.complete_record(&mut record, total);
             conversation.worker.access.write(record);
         }
         conversation.activity.end();
+    }
+}
+
+/// Returns what the access log says of a request's head.
+fn head(conversation: &Conversation, parts: &Parts) -> Record {
+    let host = parts.headers.get(hyper::header::HOST);
+    let target = parts.uri.path_and_query();
+    Record {
+        method: Some(method(&parts.method)),
+        target: Some(target.map_or_else(
+            || parts.uri.to_string(),
+            |target| target.as_str().to_owned(),
+        )),
+        host: host
+            .and_then(|host| host.to_str().ok())
+            .or(parts.uri.host())
+            .map(str::to_owned),
+        protocol: Some(protocol(parts.version)),
+        ..Record::begin(
+            Arc::clone(&conversation.front.name),
+            Kind::Http,
+            conversation.client,
+        )
+    }
+}
+
+/// Returns the name of a method.
+pub(crate) fn method(method: &Method) -> Cow<'static, str> {
+    match *method {
+        Method::GET => "GET".into(),
+        Method::HEAD => "HEAD".into(),
+        Method::POST => "POST".into(),
+        Method::PUT => "PUT".into(),
+        _ => method.to_string().into(),
     }
 }
 

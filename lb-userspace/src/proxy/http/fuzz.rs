@@ -1,6 +1,6 @@
 //! What clients and backends may say in their heads.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::collections::BTreeSet;
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
@@ -15,6 +15,7 @@ use super::{
     super::failure::Failure,
     cookie,
     headers::{self, Origin},
+    names::Names,
     request as judge, response, sign_on,
 };
 use crate::config::model::Prefix;
@@ -61,7 +62,8 @@ pub(crate) fn request_head(data: &[u8]) {
     let Some(parts) = head(data) else { return };
     assert_sign_on_ignores_case(&parts.headers);
     assert_cookie_is_taken(&parts.headers);
-    let Ok(asked) = judge::check(&parts) else {
+    let names = Names::of(&parts.headers);
+    let Ok(asked) = judge::check(&parts, names) else {
         return;
     };
     assert_one_meaning(&parts.headers);
@@ -91,13 +93,14 @@ pub(crate) fn request_head(data: &[u8]) {
     }];
     for trusted in [&[][..], &everybody] {
         let origin = Origin {
-            client: SocketAddr::from(([192, 0, 2, 7], 4000)),
-            port: 443,
+            client: [192, 0, 2, 7].into(),
+            address: &HeaderValue::from_static("192.0.2.7"),
+            port: &HeaderValue::from_static("443"),
             trusted,
             host: asked.host_header.as_ref(),
         };
         let mut prepared = parts.headers.clone();
-        match headers::prepare_request(&mut prepared, &origin) {
+        match headers::prepare_request(&mut prepared, names, &origin) {
             Err(failure) => {
                 assert_eq!(failure, Failure::BadRequest);
                 assert!(parts.headers.keys().any(is_alias_of_managed));
@@ -125,7 +128,8 @@ pub(crate) fn response_head(data: &[u8]) {
     *answer.status_mut() = status;
     *answer.headers_mut() = header_lines(lines);
     for upgrade in [false, true] {
-        if response::check(&answer, upgrade).is_err() {
+        let names = Names::of(answer.headers());
+        if response::check(&answer, names, upgrade).is_err() {
             continue;
         }
         assert_one_meaning(answer.headers());
@@ -134,7 +138,7 @@ pub(crate) fn response_head(data: &[u8]) {
         }
         let before = answer.headers();
         let mut prepared = before.clone();
-        headers::prepare_response(&mut prepared);
+        headers::prepare_response(&mut prepared, names);
         for gone in HOP_BY_HOP.iter().chain(&["proxy-authenticate"]) {
             assert!(!prepared.contains_key(*gone), "{gone}");
         }
@@ -223,7 +227,7 @@ fn assert_prepared(
             }
         }
     }
-    let client = origin.client.ip().to_string();
+    let client = origin.client.to_string();
     let all = one("x-forwarded-for");
     let all = all.to_str().expect("text");
     assert_eq!(all.rsplit(", ").next(), Some(&*client), "{all}");
@@ -302,8 +306,8 @@ fn assert_sign_on_ignores_case(map: &HeaderMap) {
             upper.append(&name, value.expect("letters stay letters"));
         }
     }
-    let is_part = sign_on::is_part_of(map);
-    assert_eq!(sign_on::is_part_of(&upper), is_part);
+    let is_part = |map: &HeaderMap| sign_on::is_part_of(map, Names::of(map));
+    assert_eq!(is_part(&upper), is_part(map));
     upper.append(WWW_AUTHENTICATE, HeaderValue::from_static("Basic, NTLM"));
-    assert!(sign_on::is_part_of(&upper));
+    assert!(is_part(&upper));
 }

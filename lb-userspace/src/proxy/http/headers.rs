@@ -1,17 +1,21 @@
 //! Headers on their way: what belongs to one connection is taken out, and what the backend is to
 //! know of the client is put in.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
+use bytes::Bytes;
 use hyper::{
     HeaderMap,
     header::{
-        CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderName, HeaderValue,
-        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
-use super::super::failure::Failure;
+use super::{
+    super::failure::Failure,
+    names::{Names, is_forwarded},
+};
 use crate::config::model::Prefix;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -26,16 +30,19 @@ const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port")
 #[derive(Clone, Debug)]
 pub(crate) struct Origin<'a> {
     /// The peer of the connection.
-    pub(crate) client: SocketAddr,
+    pub(crate) client: IpAddr,
+    /// The same as it is told.
+    pub(crate) address: &'a HeaderValue,
     /// The port that it connected to.
-    pub(crate) port: u16,
+    pub(crate) port: &'a HeaderValue,
     /// Peers whose word is taken.
     pub(crate) trusted: &'a [Prefix],
     /// The host that it asked for.
     pub(crate) host: Option<&'a HeaderValue>,
 }
 
-/// Makes a request's headers ready for the backend; returns what it wants to upgrade to.
+/// Makes a request's headers ready for the backend; returns what it wants to upgrade to. `names` are
+/// those that it has.
 ///
 /// # Errors
 ///
@@ -43,37 +50,34 @@ pub(crate) struct Origin<'a> {
 /// underscore for a dash.
 pub(crate) fn prepare_request(
     headers: &mut HeaderMap,
+    names: Names,
     origin: &Origin<'_>,
 ) -> Result<Option<HeaderValue>, Failure> {
-    let upgrade = wanted_upgrade(headers);
-    let trailers = has_token(headers, &TE, b"trailers");
-    remove_hop_by_hop(headers);
-    headers.remove(PROXY_AUTHORIZATION);
-    headers.remove(HTTP2_SETTINGS);
-    join_cookies(headers);
-    let trusted = is_trusted(origin.client.ip(), origin.trusted);
-    judge_forwarded(headers, trusted)?;
-    let ip = origin.client.ip().to_string();
-    let all = match headers.get_all(X_FORWARDED_FOR).iter().next() {
-        None => ip,
-        Some(_) => {
-            let mut all = joined(headers, &X_FORWARDED_FOR);
-            all.push_str(", ");
-            all.push_str(&ip);
-            all
-        }
+    let upgrade = match names.have(Names::UPGRADE) {
+        true => wanted_upgrade(headers),
+        false => None,
     };
-    insert(headers, X_FORWARDED_FOR, &all);
-    if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
-    }
-    if !headers.contains_key(X_FORWARDED_PORT) {
-        headers.insert(X_FORWARDED_PORT, HeaderValue::from(origin.port));
-    }
-    if let Some(host) = origin.host {
-        if !headers.contains_key(X_FORWARDED_HOST) {
-            headers.insert(X_FORWARDED_HOST, host.clone());
+    let trailers = names.have(Names::TE) && has_token(headers, &TE, b"trailers");
+    remove_hop_by_hop(headers, names);
+    for (bit, name) in [
+        (Names::PROXY_AUTHORIZATION, PROXY_AUTHORIZATION),
+        (Names::HTTP2_SETTINGS, HTTP2_SETTINGS),
+    ] {
+        if names.have(bit) {
+            headers.remove(name);
         }
+    }
+    if names.have(Names::COOKIE) {
+        join_cookies(headers);
+    }
+    let trusted = is_trusted(origin.client, origin.trusted);
+    if names.have(Names::FORWARDED | Names::UNDERSCORE) {
+        judge_forwarded(headers, trusted)?;
+    }
+    tell_origin(headers, origin, trusted && names.have(Names::FORWARDED));
+    if let Some(host) = origin.host
+        && !names.have(Names::HOST)
+    {
         headers.insert(HOST, host.clone());
     }
     if trailers {
@@ -87,12 +91,38 @@ pub(crate) fn prepare_request(
     Ok(upgrade)
 }
 
+/// Says where a request comes from. What a trusted peer has said of it stays, if it `has_said`
+/// something.
+fn tell_origin(headers: &mut HeaderMap, origin: &Origin<'_>, has_said: bool) {
+    let before = match has_said {
+        true => joined(headers, &X_FORWARDED_FOR),
+        false => None,
+    };
+    let addresses = before.and_then(|mut before| {
+        before.extend_from_slice(b", ");
+        before.extend_from_slice(origin.address.as_bytes());
+        HeaderValue::from_maybe_shared(Bytes::from(before)).ok()
+    });
+    let addresses = addresses.unwrap_or_else(|| origin.address.clone());
+    headers.insert(X_FORWARDED_FOR, addresses);
+    let mut tell = |name: HeaderName, value: &HeaderValue| {
+        if !has_said || !headers.contains_key(&name) {
+            headers.insert(name, value.clone());
+        }
+    };
+    tell(X_FORWARDED_PROTO, &HeaderValue::from_static("https"));
+    tell(X_FORWARDED_PORT, origin.port);
+    if let Some(host) = origin.host {
+        tell(X_FORWARDED_HOST, host);
+    }
+}
+
 /// Takes out of a request's trailers what a backend might take for headers that vipd sets (RFC 9110
 /// section 6.5.1).
 pub(crate) fn prepare_trailers(trailers: &mut HeaderMap) {
     let forged: Vec<HeaderName> = trailers
         .keys()
-        .filter(|name| is_managed(&name.as_str().replace('_', "-")))
+        .filter(|name| is_forwarded(&name.as_str().replace('_', "-")))
         .cloned()
         .collect();
     for name in forged {
@@ -100,10 +130,12 @@ pub(crate) fn prepare_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Makes an answer's headers ready for the client.
-pub(crate) fn prepare_response(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
-    headers.remove(PROXY_AUTHENTICATE);
+/// Makes an answer's headers ready for the client; `names` are those that it has.
+pub(crate) fn prepare_response(headers: &mut HeaderMap, names: Names) {
+    remove_hop_by_hop(headers, names);
+    if names.have(Names::PROXY_AUTHENTICATE) {
+        headers.remove(PROXY_AUTHENTICATE);
+    }
 }
 
 /// Returns what a client wants to upgrade to, unless it is HTTP/2, which it may have by ALPN.
@@ -116,29 +148,40 @@ fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// Takes out what concerns one connection only (RFC 9110 section 7.6.1). What our own side says of
 /// framing is written anew.
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(tokens)
-        .filter_map(|token| HeaderName::from_bytes(token).ok())
-        .collect();
-    for name in named {
-        // These are no connection's business, whatever a client says.
-        if name != HOST && name != CONTENT_LENGTH {
+fn remove_hop_by_hop(headers: &mut HeaderMap, names: Names) {
+    if names.have(Names::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(tokens)
+            .filter(|token| !is_option(token))
+            .filter_map(|token| HeaderName::from_bytes(token).ok())
+            .collect();
+        for name in named {
+            // These are no connection's business, whatever a client says.
+            if name != HOST && name != CONTENT_LENGTH {
+                headers.remove(name);
+            }
+        }
+    }
+    for (bit, name) in [
+        (Names::CONNECTION, CONNECTION),
+        (Names::KEEP_ALIVE, KEEP_ALIVE),
+        (Names::PROXY_CONNECTION, PROXY_CONNECTION),
+        (Names::TE, TE),
+        (Names::TRANSFER_ENCODING, TRANSFER_ENCODING),
+        (Names::UPGRADE, UPGRADE),
+    ] {
+        if names.have(bit) {
             headers.remove(name);
         }
     }
-    for name in [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        TE,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
-        headers.remove(name);
-    }
+}
+
+/// Returns whether a token of `Connection` is an option, as nearly all are, and names no header that
+/// is not taken out anyway.
+fn is_option(token: &[u8]) -> bool {
+    token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close")
 }
 
 /// Makes one line of several: HTTP/2 clients send each cookie in a line of its own, which HTTP/1.1
@@ -159,10 +202,10 @@ fn judge_forwarded(headers: &mut HeaderMap, trusted: bool) -> Result<(), Failure
     let mut forged = Vec::new();
     for name in headers.keys() {
         let text = name.as_str();
-        if text.contains('_') && is_managed(&text.replace('_', "-")) {
+        if text.contains('_') && is_forwarded(&text.replace('_', "-")) {
             return Err(Failure::BadRequest);
         }
-        if is_managed(text) && !trusted {
+        if is_forwarded(text) && !trusted {
             forged.push(name.clone());
         }
     }
@@ -172,25 +215,18 @@ fn judge_forwarded(headers: &mut HeaderMap, trusted: bool) -> Result<(), Failure
     Ok(())
 }
 
-/// Returns whether a header says where a request comes from.
-fn is_managed(name: &str) -> bool {
-    name.starts_with("x-forwarded-") || name == "x-real-ip" || name == FORWARDED.as_str()
-}
-
 pub(crate) fn is_trusted(peer: IpAddr, trusted: &[Prefix]) -> bool {
     trusted.iter().any(|prefix| prefix.contains(peer))
 }
 
-fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
+/// Returns the lines of a header as one list, as far as they are text; `None` without any.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     let values = headers.get_all(name).iter();
-    let values: Vec<&str> = values.filter_map(|value| value.to_str().ok()).collect();
-    values.join(", ")
-}
-
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
+    let values: Vec<&[u8]> = values
+        .filter(|value| value.to_str().is_ok())
+        .map(HeaderValue::as_bytes)
+        .collect();
+    (!values.is_empty()).then(|| values.join(&b", "[..]))
 }
 
 /// Returns whether a list has a token, in any case of letters.
@@ -213,6 +249,19 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 mod tests {
     use super::*;
 
+    static CLIENT: HeaderValue = HeaderValue::from_static("10.9.9.9");
+    static PORT: HeaderValue = HeaderValue::from_static("443");
+
+    fn origin<'a>(trusted: &'a [Prefix], host: Option<&'a HeaderValue>) -> Origin<'a> {
+        Origin {
+            client: [10, 9, 9, 9].into(),
+            address: &CLIENT,
+            port: &PORT,
+            trusted,
+            host,
+        }
+    }
+
     fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
         headers
             .iter()
@@ -228,13 +277,9 @@ mod tests {
     fn prepared(headers: &[(&'static str, &'static str)], trusted: &[Prefix]) -> HeaderMap {
         let mut headers = map(headers);
         let host = HeaderValue::from_static("a.example");
-        let origin = Origin {
-            client: ([10, 9, 9, 9], 4000).into(),
-            port: 443,
-            trusted,
-            host: Some(&host),
-        };
-        prepare_request(&mut headers, &origin).expect("good headers");
+        let names = Names::of(&headers);
+        let origin = origin(trusted, Some(&host));
+        prepare_request(&mut headers, names, &origin).expect("good headers");
         headers
     }
 
@@ -358,25 +403,16 @@ mod tests {
     fn another_spelling_of_a_managed_header_is_refused() {
         for name in ["x_forwarded_for", "x-forwarded_for", "x_real_ip"] {
             let mut headers = map(&[(name, "1.2.3.4")]);
-            let origin = Origin {
-                client: ([10, 9, 9, 9], 4000).into(),
-                port: 443,
-                trusted: &trust_all(),
-                host: None,
-            };
+            let names = Names::of(&headers);
             assert_eq!(
-                prepare_request(&mut headers, &origin),
+                prepare_request(&mut headers, names, &origin(&trust_all(), None)),
                 Err(Failure::BadRequest),
                 "{name}"
             );
         }
         let mut headers = map(&[("my_header", "1")]);
-        let origin = Origin {
-            client: ([10, 9, 9, 9], 4000).into(),
-            port: 443,
-            trusted: &[],
-            host: None,
-        };
-        assert_eq!(prepare_request(&mut headers, &origin), Ok(None));
+        let names = Names::of(&headers);
+        let prepared = prepare_request(&mut headers, names, &origin(&[], None));
+        assert_eq!(prepared, Ok(None));
     }
 }

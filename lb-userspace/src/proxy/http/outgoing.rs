@@ -16,6 +16,7 @@ use super::{
     conversation::Conversation,
     exchange::Exchange,
     headers,
+    names::Names,
 };
 
 /// A request that can be sent, and perhaps sent again.
@@ -27,7 +28,6 @@ pub(crate) struct Outgoing {
     body: Option<RequestBody>,
     /// It asks for nothing to be done, and has nothing that could have been taken.
     replayable: bool,
-    expects: bool,
 }
 
 impl Outgoing {
@@ -45,7 +45,6 @@ impl Outgoing {
                 parts.method,
                 Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
             );
-        let expects = parts.headers.contains_key(EXPECT);
         // HTTP/1.1 knows no request without a host (RFC 9112 section 3.2).
         let version = match parts.headers.contains_key(HOST) {
             true => Version::HTTP_11,
@@ -58,7 +57,6 @@ impl Outgoing {
             headers: parts.headers,
             body: Some(body),
             replayable,
-            expects,
         }
     }
 
@@ -104,6 +102,7 @@ pub(crate) fn incoming_body(
     conversation: &Conversation,
     exchange: &mut Exchange,
     parts: &Parts,
+    names: Names,
 ) -> Result<RequestBody, Failure> {
     let body = exchange.arriving.clone();
     let service = &conversation.front.service;
@@ -115,7 +114,8 @@ pub(crate) fn incoming_body(
     {
         return Err(Failure::BodyTooLarge);
     }
-    let expects = headers::has_token(&parts.headers, &EXPECT, b"100-continue");
+    let expects =
+        names.have(Names::EXPECT) && headers::has_token(&parts.headers, &EXPECT, b"100-continue");
     let gate = expects.then(Arc::<Gate>::default);
     let (body, progress) = RequestBody::new(
         body,
@@ -143,7 +143,7 @@ pub(crate) async fn send(
     let (Some(mut request), Some(lease)) = (outgoing.take(), &mut exchange.lease) else {
         return Err(Unsent::Failed(failure));
     };
-    if let (true, Some(gate)) = (outgoing.expects, &exchange.gate) {
+    if let Some(gate) = &exchange.gate {
         let gate = Arc::clone(gate);
         hyper::ext::on_informational(&mut request, move |informational| {
             if informational.status() == StatusCode::CONTINUE {

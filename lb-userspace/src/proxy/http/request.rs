@@ -9,7 +9,7 @@ use hyper::{
     http::{request::Parts, uri::Authority},
 };
 
-use super::super::failure::Failure;
+use super::{super::failure::Failure, names::Names};
 
 /// What a request is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,9 @@ pub(crate) struct Asked {
 ///
 /// [`Failure::HeaderTooLarge`].
 pub(crate) fn check_lines(headers: &HeaderMap, limit: u32) -> Result<(), Failure> {
+    if headers.len() <= limit as usize {
+        return Ok(());
+    }
     let more_cookies = headers.get_all(COOKIE).iter().skip(1).count();
     match headers.len() - more_cookies > limit as usize {
         true => Err(Failure::HeaderTooLarge),
@@ -34,16 +37,18 @@ pub(crate) fn check_lines(headers: &HeaderMap, limit: u32) -> Result<(), Failure
     }
 }
 
-/// Judges a request's head.
+/// Judges a request's head; `names` are those that it has.
 ///
 /// # Errors
 ///
 /// [`Failure::BadRequest`].
-pub(crate) fn check(parts: &Parts) -> Result<Asked, Failure> {
+pub(crate) fn check(parts: &Parts, names: Names) -> Result<Asked, Failure> {
     if parts.method == Method::CONNECT {
         return Err(Failure::BadRequest);
     }
-    check_framing(&parts.headers)?;
+    if names.have(Names::TRANSFER_ENCODING | Names::CONTENT_LENGTH) {
+        check_framing(&parts.headers)?;
+    }
     let host_header = one_host(&parts.headers)?;
     let named = host_header.map(authority).transpose()?;
     let target = match parts.uri.authority() {
@@ -164,7 +169,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).expect("a request").into_parts();
-        check(&parts).map(|asked| asked.host)
+        check(&parts, Names::of(&parts.headers)).map(|asked| asked.host)
     }
 
     #[test]

@@ -5,14 +5,15 @@ use hyper::{
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 
-use super::super::failure::Failure;
+use super::{super::failure::Failure, names::Names};
 
-/// Judges an answer's head (RFC 9112 section 6.3); `upgrade`: the request asked for one.
+/// Judges an answer's head (RFC 9112 section 6.3); `names` are those that it has, `upgrade`: the
+/// request asked for one.
 ///
 /// # Errors
 ///
 /// [`Failure::BadResponse`]; the connection must not be used again.
-pub(crate) fn check<B>(response: &Response<B>, upgrade: bool) -> Result<(), Failure> {
+pub(crate) fn check<B>(response: &Response<B>, names: Names, upgrade: bool) -> Result<(), Failure> {
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS && !upgrade {
         return Err(Failure::BadResponse);
@@ -20,7 +21,10 @@ pub(crate) fn check<B>(response: &Response<B>, upgrade: bool) -> Result<(), Fail
     if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::BadResponse);
     }
-    check_framing(response.headers())
+    match names.have(Names::TRANSFER_ENCODING | Names::CONTENT_LENGTH) {
+        true => check_framing(response.headers()),
+        false => Ok(()),
+    }
 }
 
 fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
@@ -53,7 +57,8 @@ mod tests {
         for (name, value) in headers {
             response = response.header(*name, *value);
         }
-        check(&response.body(()).expect("a response"), upgrade)
+        let response = response.body(()).expect("a response");
+        check(&response, Names::of(response.headers()), upgrade)
     }
 
     #[test]

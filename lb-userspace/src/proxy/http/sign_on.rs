@@ -20,9 +20,14 @@ use hyper::{
 };
 use tokio::time::Instant;
 
+use super::names::Names;
+
 /// Returns whether a request or an answer signs on over its connection, or offers that: by any of
-/// its headers, at any place in a list, in any case of letters.
-pub(crate) fn is_part_of(headers: &HeaderMap) -> bool {
+/// its headers, at any place in a list, in any case of letters. `names` are those that it has.
+pub(crate) fn is_part_of(headers: &HeaderMap, names: Names) -> bool {
+    if !names.have(Names::AUTHORIZATION | Names::WWW_AUTHENTICATE) {
+        return false;
+    }
     let asked = headers.get_all(AUTHORIZATION).iter();
     let offered = headers.get_all(WWW_AUTHENTICATE).iter();
     asked.chain(offered).any(names_a_scheme)
@@ -96,6 +101,10 @@ mod tests {
         headers
     }
 
+    fn signs_on(headers: &HeaderMap) -> bool {
+        is_part_of(headers, Names::of(headers))
+    }
+
     #[test]
     fn each_way_to_name_the_schemes_is_seen() {
         for value in [
@@ -109,10 +118,10 @@ mod tests {
             "  Negotiate  ",
             "Negotiate,Basic realm=\"x\"",
         ] {
-            assert!(is_part_of(&headers(WWW_AUTHENTICATE, &[value])), "{value}");
+            assert!(signs_on(&headers(WWW_AUTHENTICATE, &[value])), "{value}");
         }
-        assert!(is_part_of(&headers(AUTHORIZATION, &["Negotiate YII="])));
-        assert!(is_part_of(&headers(
+        assert!(signs_on(&headers(AUTHORIZATION, &["Negotiate YII="])));
+        assert!(signs_on(&headers(
             WWW_AUTHENTICATE,
             &["Basic realm=\"x\"", "Negotiate"]
         )));
@@ -127,7 +136,7 @@ mod tests {
             "Digest username=\"ntlm\"",
             "",
         ] {
-            assert!(!is_part_of(&headers(AUTHORIZATION, &[value])), "{value}");
+            assert!(!signs_on(&headers(AUTHORIZATION, &[value])), "{value}");
         }
     }
 
