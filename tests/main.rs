@@ -27,6 +27,7 @@ mod http_bodies;
 mod http_choice;
 mod http_failures;
 mod http_framing;
+mod http_parked;
 mod http_servers;
 mod icmp;
 mod ipv6;

@@ -13,6 +13,7 @@
 //! XDP program.
 
 mod access_log;
+mod allocator;
 mod choose;
 mod complaints;
 mod connection;

@@ -87,16 +87,22 @@ async fn way(
     let stream = Prefixed::new(surplus, stream)
         .of(guest)
         .counted(open, source);
+    // Each in a place of its own: a connection would have room for all of them.
     match service.forwarding {
-        Forwarding::Tcp => tcp::serve(worker, front, stream, client, &fate, expected).await,
+        Forwarding::Tcp => {
+            Box::pin(tcp::serve(worker, front, stream, client, &fate, expected)).await;
+        }
         Forwarding::Redirect => {
             drop(expected);
-            redirect::serve(Rc::clone(worker), Arc::clone(front), stream, client, fate).await;
+            let (worker, front) = (Rc::clone(worker), Arc::clone(front));
+            Box::pin(redirect::serve(worker, front, stream, client, fate)).await;
         }
         Forwarding::Http => {
-            let (opened, stream) = secure(worker, front, stream, client, fate).await?;
+            let shaken = Box::pin(secure(worker, front, stream, client, fate));
+            let (opened, stream) = shaken.await?;
             drop(expected);
-            http::serve(Rc::clone(worker), Arc::clone(front), opened, stream).await;
+            let (worker, front) = (Rc::clone(worker), Arc::clone(front));
+            Box::pin(http::serve(worker, front, opened, stream)).await;
         }
         // These have no front.
         Forwarding::Snat | Forwarding::Monitor => {}
@@ -114,10 +120,8 @@ async fn client(
     if !trusted.iter().any(|prefix| prefix.contains(peer.ip())) {
         return Ok((peer, BytesMut::new()));
     }
-    let read = timeout(
-        front.service.timeouts.header,
-        proxy_protocol::accept(stream),
-    );
+    let accepted = Box::pin(proxy_protocol::accept(stream));
+    let read = timeout(front.service.timeouts.header, accepted);
     match read.await {
         Ok(Ok((source, _, surplus))) => Ok((source.map_or(peer, unmapped), surplus)),
         Ok(Err(error)) => {
@@ -135,7 +139,7 @@ async fn secure(
     stream: Prefixed<TcpStream>,
     client: SocketAddr,
     fate: Fate,
-) -> Result<(http::Opened, TlsStream<Prefixed<TcpStream>>), Failure> {
+) -> Result<(http::Opened, Box<TlsStream<Prefixed<TcpStream>>>), Failure> {
     let Some(tls) = &front.tls else {
         return Err(Failure::HandshakeFailed);
     };
@@ -171,7 +175,8 @@ async fn secure(
         handshake: Some(begun.elapsed()),
         fate,
     };
-    Ok((opened, stream))
+    // On its way to whoever serves it, each future has room for it.
+    Ok((opened, Box::new(stream)))
 }
 
 /// An IPv4 client on a socket of both families is the same client.

@@ -23,7 +23,7 @@ pub(crate) mod sign_on;
 mod upgrade;
 pub(crate) mod watched;
 
-use std::{pin::pin, rc::Rc, sync::Arc};
+use std::{pin::Pin, rc::Rc, sync::Arc};
 
 use hyper::{
     HeaderMap, Request, Response, StatusCode, Version,
@@ -32,10 +32,10 @@ use hyper::{
         CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, STRICT_TRANSPORT_SECURITY, UPGRADE,
     },
     http::request::Parts,
-    service::service_fn,
+    service::{HttpService, service_fn},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncBufRead, AsyncWrite};
 
 pub(crate) use self::conversation::{Conversation, Opened};
 use self::{
@@ -43,18 +43,18 @@ use self::{
     arriving::Arriving,
     body::{Ends, ResponseBody},
     conversation::Unconnected,
-    drive::{Local, drive},
+    drive::{Local, Outcome, drive, park},
     exchange::Exchange,
     names::Names,
     outgoing::{Outgoing, Unsent, incoming_body, send},
     watched::Watched,
 };
-use super::{choose::ATTEMPTS, failure::Failure, front::Front, worker::Worker};
+use super::{choose::ATTEMPTS, failure::Failure, front::Front, lost::Lost, worker::Worker};
 
 /// Serves a client's connection until it ends.
 pub(crate) async fn serve<S>(worker: Rc<Worker>, front: Arc<Front>, opened: Opened, stream: S)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Activity::new(front.service.limits.streams);
     let stream = Watched::new(stream, Arc::clone(&activity));
@@ -74,23 +74,53 @@ where
             .max_send_buf_size(SEND_BUFFER)
             .max_pending_accept_reset_streams(flood::most_given_up(limits.streams))
             .serve_connection(TokioIo::new(stream.counting()), service);
-        let lost = drive(&conversation, pin!(connection)).await;
-        conversation.ended(lost);
-    } else {
-        let mut builder = hyper::server::conn::http1::Builder::new();
-        if limits.headers != ENGINES_HEADERS {
-            builder.max_headers(limits.headers as usize);
+        // On the heap: a connection of HTTP/1, which is smaller, has no room for it.
+        let mut connection = Box::pin(connection);
+        let outcome = drive(&conversation, connection.as_mut(), false).await;
+        if let Outcome::Over(lost) = outcome {
+            conversation.ended(lost);
         }
-        let connection = builder
-            .timer(TokioTimer::new())
-            // The activity knows more of what a client does.
-            .header_read_timeout(None)
-            .max_header_size(limits.header_size_bytes as usize)
-            .half_close(false)
-            .serve_connection(TokioIo::new(stream.lingering()), service)
-            .with_upgrades();
-        let lost = drive(&conversation, pin!(connection)).await;
+    } else {
+        let lost = serve_http1(&conversation, stream.lingering(), service).await;
         conversation.ended(lost);
+    }
+}
+
+/// Serves a connection of HTTP/1, which is parked whenever nothing goes on; returns what went wrong
+/// while no request was there to tell of it.
+async fn serve_http1<S, F>(
+    conversation: &Conversation,
+    stream: Watched<S>,
+    mut service: F,
+) -> Option<Lost>
+where
+    S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
+    F: HttpService<Incoming, ResBody = ResponseBody, Error = Refusal>,
+{
+    let limits = &conversation.front.service.limits;
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    if limits.headers != ENGINES_HEADERS {
+        builder.max_headers(limits.headers as usize);
+    }
+    builder
+        .timer(TokioTimer::new())
+        // The activity knows more of what a client does.
+        .header_read_timeout(None)
+        .max_header_size(limits.header_size_bytes as usize)
+        .half_close(false);
+    let mut stream = TokioIo::new(stream);
+    let mut told_to_end = false;
+    loop {
+        let mut connection = builder.serve_connection(stream, service).with_upgrades();
+        let driven = drive(conversation, Pin::new(&mut connection), told_to_end);
+        if let Outcome::Over(lost) = driven.await {
+            return lost;
+        }
+        let parts = connection.into_parts()?;
+        (stream, service) = (parts.io, parts.service);
+        // Of a request that was sent before the answer to the last one was over.
+        stream.inner_mut().put_back(&parts.read_buf);
+        told_to_end = park(conversation, stream.inner_mut()).await;
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     access_log::{AccessLog, Side},
+    allocator,
     choose::{self, Memory, Turns},
     complaints::{Complaints, Subject},
     connection,
@@ -233,6 +234,7 @@ fn keep_house(worker: &Worker, seconds: u32) {
     // What a snapshot makes free nobody else tells.
     worker.loads.wake();
     worker.idle.expire();
+    allocator::give_back();
     if seconds.is_multiple_of(TOUCH_S / 2) {
         worker.live.touch(worker.clients.borrow_mut().as_mut());
     }

@@ -1,6 +1,12 @@
 //! Loads, and what a proxy's processors spend on them.
 
-use std::{fs, net::SocketAddr, sync::Arc};
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use lb_tests::lab::{
     Lab,
@@ -36,6 +42,9 @@ pub(crate) enum Load {
     /// Requests without TLS that are sent elsewhere.
     Redirects { requests: u32 },
 }
+
+/// How long the memory of a proxy must not fall.
+const SETTLES: Duration = Duration::from_secs(5);
 
 const BULK: f64 = 10.0 * 1024.0 * 1024.0;
 
@@ -187,6 +196,22 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
     }
 }
 
+/// Returns what `memory` says once it has not fallen for a while: a proxy may give back later what it
+/// does not need.
+fn settled(memory: impl Fn() -> f64) -> f64 {
+    let mut least = memory();
+    let mut since = Instant::now();
+    while since.elapsed() < SETTLES {
+        thread::sleep(Duration::from_millis(100));
+        let now = memory();
+        if now < least {
+            least = now;
+            since = Instant::now();
+        }
+    }
+    least
+}
+
 /// Returns the KiB of memory that a proxy takes for each of `count` connections that have had one
 /// answer and wait.
 pub(crate) fn idle(lab: &Lab, site: &WebSite, peers: &Peers, peer: Peer, count: usize) -> f64 {
@@ -211,7 +236,7 @@ pub(crate) fn idle(lab: &Lab, site: &WebSite, peers: &Peers, peer: Peer, count: 
             client
         })
         .collect();
-    let after = memory();
+    let after = settled(memory);
     drop(held);
     (after - before) / count as f64
 }

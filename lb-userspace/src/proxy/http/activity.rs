@@ -124,6 +124,15 @@ impl Activity {
         self.in_flight.load(Ordering::Relaxed) > 0
     }
 
+    /// Returns whether nothing has gone on for so long.
+    pub(crate) fn is_quiet(&self, long: Duration) -> bool {
+        !self.is_busy()
+            && !self.is_receiving()
+            && self.uploads.load(Ordering::Relaxed) == 0
+            && self.blocked.load(Ordering::Relaxed) == 0
+            && self.now() >= self.since.load(Ordering::Relaxed) + millis(long)
+    }
+
     /// Judges the connection; with HTTP/2 what arrives between requests need not be a head.
     pub(crate) fn verdict(&self, timeouts: &Timeouts, http2: bool) -> Verdict {
         let now = self.now();
@@ -401,6 +410,30 @@ mod tests {
         assert!(matches!(judge(), Verdict::Until(_)));
         pass(1).await;
         assert_eq!(judge(), Verdict::Late(Failure::HeaderTimeout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_goes_on_between_an_answer_and_the_next_head() {
+        let activity = Activity::new(100);
+        let is_quiet = || activity.is_quiet(Duration::from_secs(2));
+        activity.begin(true);
+        pass(3).await;
+        assert!(!is_quiet(), "an answer is awaited");
+        activity.has_written(false);
+        activity.end();
+        pass(3).await;
+        assert!(!is_quiet(), "it is not taken, and the body goes on");
+        activity.has_written(true);
+        assert!(!is_quiet(), "the body goes on");
+        activity.body_ended();
+        assert!(is_quiet());
+        activity.has_read();
+        assert!(!is_quiet(), "a head has begun");
+        activity.begin(false);
+        activity.end();
+        assert!(!is_quiet(), "it has just ended");
+        pass(2).await;
+        assert!(is_quiet());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! A client's stream that tells what happens on it, and that ends so that its client hears why.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice},
     mem::MaybeUninit,
     pin::Pin,
@@ -9,8 +10,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
 };
 
@@ -25,6 +27,8 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(crate) struct Watched<S> {
     stream: S,
     activity: Arc<Activity>,
+    /// What was read before, and is to be read again.
+    again: Bytes,
     /// Everything has come that will.
     ended: bool,
     linger: Linger,
@@ -50,6 +54,7 @@ impl<S> Watched<S> {
         Self {
             stream,
             activity,
+            again: Bytes::new(),
             ended: false,
             linger: Linger::Never,
             frames: None,
@@ -75,6 +80,12 @@ impl<S> Watched<S> {
         }
     }
 
+    /// Gives back what was read of it, and shall be read again.
+    pub(crate) fn put_back(&mut self, again: &[u8]) {
+        // A copy: the buffer it was read into has room for much more.
+        self.again = Bytes::copy_from_slice(again);
+    }
+
     /// So many bytes of these went to the client.
     fn has_sent(&mut self, bufs: &[IoSlice<'_>], mut length: usize) {
         let Some(frames) = &mut self.frames else {
@@ -87,6 +98,15 @@ impl<S> Watched<S> {
             length -= sent;
         }
         self.activity.has_gained(gain);
+    }
+}
+
+impl<S: AsyncBufRead + Unpin> Watched<S> {
+    /// Waits until there is something to read: bytes, the end, or an error.
+    pub(crate) async fn readable(&mut self) {
+        if self.again.is_empty() {
+            poll_fn(|cx| Pin::new(&mut self.stream).poll_fill_buf(cx).map(drop)).await;
+        }
     }
 }
 
@@ -121,7 +141,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             return Poll::Ready(Err(io::Error::other("a flood of HTTP/2")));
         }
         let before = buf.filled().len();
-        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+        let polled = match this.again.len().min(buf.remaining()) {
+            0 => Pin::new(&mut this.stream).poll_read(cx, buf),
+            length => {
+                buf.put_slice(&this.again.split_to(length));
+                Poll::Ready(Ok(()))
+            }
+        };
         let read = &buf.filled()[before..];
         if !read.is_empty() {
             this.activity.has_read();
@@ -193,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 )]
 mod tests {
     use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
         time::Instant,
     };
 
@@ -224,6 +250,23 @@ mod tests {
         assert_eq!(takes, 0);
         let takes = end(async |_far| sleep(Duration::from_secs(60)).await).await;
         assert_eq!(takes, LINGER.as_secs());
+    }
+
+    #[tokio::test]
+    async fn what_is_put_back_comes_before_what_is_new() {
+        let activity = Activity::new(100);
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut stream = Watched::new(BufReader::new(near), activity);
+        far.write_all(b" there").await.unwrap();
+        stream.readable().await;
+        stream.put_back(b"who is");
+        stream.readable().await;
+        let mut text = [0; 12];
+        stream.read_exact(&mut text).await.unwrap();
+        assert_eq!(&text, b"who is there");
+        drop(far);
+        stream.readable().await;
+        assert_eq!(stream.read(&mut text).await.unwrap(), 0);
     }
 
     #[tokio::test(start_paused = true)]
