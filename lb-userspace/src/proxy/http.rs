@@ -116,10 +116,12 @@ where
         if let Outcome::Over(lost) = driven.await {
             return lost;
         }
-        let parts = connection.into_parts()?;
-        (stream, service) = (parts.io, parts.service);
-        // Of a request that was sent before the answer to the last one was over.
-        stream.inner_mut().put_back(&parts.read_buf);
+        (stream, service) = {
+            let mut parts = connection.into_parts()?;
+            // Of a request that was sent before the answer to the last one was over.
+            parts.io.inner_mut().put_back(&parts.read_buf);
+            (parts.io, parts.service)
+        };
         told_to_end = park(conversation, stream.inner_mut()).await;
     }
 }
