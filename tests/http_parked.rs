@@ -86,10 +86,11 @@ fn a_parked_connection_ends_in_its_time_and_with_the_daemon() {
     let status = daemon.status();
     assert_eq!(status.service(SERVICE).failures("header_timeout"), 1);
 
-    let gone = rests(&site, &lab);
+    let mut gone = rests(&site, &lab);
     let mut last = rests(&site, &lab);
     await_parked(&daemon, 4);
-    drop(gone);
+    gone.finish().expect("its end");
+    assert_eq!(gone.await_end(BOUND).expect("an end"), End::Close);
     eventually(BOUND, "who has gone is not counted", || {
         open_clients(&daemon) == 1
     });

@@ -154,7 +154,8 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, names: Names) {
             .get_all(CONNECTION)
             .iter()
             .flat_map(tokens)
-            .filter(|token| !is_option(token))
+            // Nearly every backend names it, and it is taken out anyway.
+            .filter(|token| !token.eq_ignore_ascii_case(b"keep-alive"))
             .filter_map(|token| HeaderName::from_bytes(token).ok())
             .collect();
         for name in named {
@@ -176,12 +177,6 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, names: Names) {
             headers.remove(name);
         }
     }
-}
-
-/// Returns whether a token of `Connection` is an option, as nearly all are, and names no header that
-/// is not taken out anyway.
-fn is_option(token: &[u8]) -> bool {
-    token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close")
 }
 
 /// Makes one line of several: HTTP/2 clients send each cookie in a line of its own, which HTTP/1.1
