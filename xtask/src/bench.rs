@@ -48,6 +48,9 @@ struct L7 {
     /// Only scenarios whose name contains this
     #[arg(long)]
     only: Option<String>,
+    /// Gives each proxy one thread, and a processor that clients and servers do not use
+    #[arg(long)]
+    alone: bool,
 }
 
 /// Runs the command.
@@ -87,6 +90,7 @@ fn l7(workspace: &Workspace, options: &L7) -> Result<()> {
     flag(&mut command, "--json", options.json);
     value(&mut command, "--rounds", options.rounds.as_ref());
     value(&mut command, "--only", options.only.as_ref());
+    flag(&mut command, "--alone", options.alone);
     process::run(&mut command)
 }
 

@@ -1,7 +1,7 @@
 //! A line of JSON, written key by key.
 //!
-//! By hand: a serializer and the formatting of the standard library took a twentieth of what a
-//! request costs.
+//! By hand: a serializer and the formatting of the standard library would cost a twentieth of a
+//! request.
 
 use std::{io::Write as _, net::SocketAddr, time::SystemTime};
 
@@ -19,6 +19,7 @@ macro_rules! key {
 }
 pub(super) use key;
 
+/// What [`key!`] makes.
 #[derive(Clone, Copy)]
 pub(super) struct Key(pub(super) &'static str);
 

@@ -1,7 +1,7 @@
 //! Which headers a head has, of those that mean something to vipd.
 //!
 //! Most heads have few of them. One pass over the names of a head tells, where each question of the
-//! map would hash a name: that was a tenth of what a request cost in instructions.
+//! map would hash a name.
 
 use std::ops::BitOr;
 
