@@ -60,6 +60,12 @@ impl<'a> Line<'a> {
         self.out.push(b'"');
     }
 
+    pub(super) fn optional_text(&mut self, key: Key, text: Option<&str>) {
+        if let Some(text) = text {
+            self.text(key, text);
+        }
+    }
+
     pub(super) fn number(&mut self, key: Key, number: u64) {
         self.key(key);
         self.digits(number);

@@ -166,19 +166,14 @@ impl Record {
         line.text(key!("service"), &self.service);
         line.text(key!("kind"), self.kind.word());
         line.address(key!("client"), self.client);
-        let text = |line: &mut Line<'_>, key, text: Option<&str>| {
-            if let Some(text) = text {
-                line.text(key, text);
-            }
-        };
-        text(&mut line, key!("backend"), self.backend.as_deref());
+        line.optional_text(key!("backend"), self.backend.as_deref());
         if let Some(address) = self.backend_address {
             line.address(key!("backend_address"), address);
         }
-        text(&mut line, key!("method"), self.method.as_deref());
-        text(&mut line, key!("target"), self.target.as_deref());
-        text(&mut line, key!("host"), self.host.as_deref());
-        text(&mut line, key!("protocol"), self.protocol);
+        line.optional_text(key!("method"), self.method.as_deref());
+        line.optional_text(key!("target"), self.target.as_deref());
+        line.optional_text(key!("host"), self.host.as_deref());
+        line.optional_text(key!("protocol"), self.protocol);
         if let Some(status) = self.status {
             line.number(key!("status"), status.into());
         }
@@ -196,10 +191,10 @@ impl Record {
         }
         line.truth(key!("reused"), self.reused);
         line.number(key!("retries"), self.retries.into());
-        text(&mut line, key!("fault"), self.fault.map(Side::word));
-        text(&mut line, key!("reason"), self.reason.as_deref());
-        text(&mut line, key!("tls_version"), self.tls_version);
-        text(&mut line, key!("sni"), self.sni.as_deref());
+        line.optional_text(key!("fault"), self.fault.map(Side::word));
+        line.optional_text(key!("reason"), self.reason.as_deref());
+        line.optional_text(key!("tls_version"), self.tls_version);
+        line.optional_text(key!("sni"), self.sni.as_deref());
         line.end();
     }
 }
