@@ -54,14 +54,14 @@ fn a_parked_connection_goes_on_where_it_was() {
 fn half_a_head_that_came_before_the_answer_is_not_lost() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start(&lab);
-    let daemon = Daemon::start(&lab, &site.configuration(&lab));
+    let timeouts = r#"timeouts = { header = "5s" }"#;
+    let daemon = Daemon::start(&lab, &site.configuration_with(&lab, timeouts));
     let mut client = site.raw(lab.client(1));
     let head = format!("GET / HTTP/1.1\r\nHost: {PORTAL}\r\n");
     client
         .send(format!("{head}\r\n{head}"))
         .expect("a request and a half");
     assert_eq!(client.answer("GET").expect("an answer").status, 200);
-    // Put together again, it waits for the rest of the head, and for no longer than for any head.
     await_parked(&daemon, 1);
     client.send("X-Rest: yes\r\n\r\n").expect("the rest");
     assert_eq!(client.answer("GET").expect("an answer").status, 200);
@@ -70,6 +70,14 @@ fn half_a_head_that_came_before_the_answer_is_not_lost() {
     eventually(BOUND, "who broke off in a head is told of", || {
         failures(&daemon, "client_closed") == 1
     });
+
+    // Its rest may take no longer than that of any head.
+    let mut late = site.raw(lab.client(1));
+    late.send(format!("{head}\r\n{head}"))
+        .expect("a request and a half");
+    assert_eq!(late.answer("GET").expect("an answer").status, 200);
+    late.await_end(BOUND).expect("an end");
+    assert_eq!(failures(&daemon, "header_timeout"), 1);
 }
 
 #[test]
