@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +18,10 @@ use lb_tests::lab::{
 };
 use rustls::ClientConfig;
 
-use super::peers::{HTTPS, Peer, Peers, REDIRECT};
+use super::{
+    crowd::Crowd,
+    peers::{HTTPS, Peer, Peers, REDIRECT},
+};
 
 /// Work for a proxy.
 #[derive(Clone, Copy)]
@@ -30,6 +34,8 @@ pub(crate) enum Load {
         streams: u32,
         requests: u32,
     },
+    /// Requests over connections that stay, each from an address of its own.
+    Crowd { clients: u16, times: u32 },
     /// Large answers.
     Bulk { service: u16, requests: u32 },
     /// A connection, a handshake and a request, one after the other.
@@ -55,8 +61,12 @@ impl Load {
     /// Puts the load on a proxy, and returns its cost in the unit of the scenario.
     pub(crate) fn run(self, lab: &Lab, site: &WebSite, peers: &Peers, peer: Peer) -> f64 {
         let processes = peers.processes(peer);
-        let before = spent_ns(&processes);
-        let units = match self {
+        let cost = |units: f64, work: &mut dyn FnMut()| {
+            let before = spent_ns(&processes);
+            work();
+            (spent_ns(&processes) - before) / units
+        };
+        match self {
             Self::Requests {
                 service,
                 path,
@@ -65,29 +75,40 @@ impl Load {
                 requests,
             } => {
                 let server = vip(peer.port(service));
-                h2load(lab, "https", server, path, (connections, streams), requests);
-                f64::from(requests) * 1e3
+                cost(f64::from(requests) * 1e3, &mut || {
+                    ask(lab, "https", server, path, (connections, streams), requests);
+                })
+            }
+            Self::Crowd { clients, times } => {
+                let server = vip(peer.port(HTTPS));
+                // Their handshakes are another matter.
+                let mut crowd = Crowd::connect(lab, &settings(site, false), server, clients);
+                let units = f64::from(clients) * f64::from(times) * 1e3;
+                cost(units, &mut || crowd.ask("/1k", times))
             }
             Self::Bulk { service, requests } => {
                 let server = vip(peer.port(service));
-                h2load(lab, "https", server, "/10m", (4, 0), requests);
-                f64::from(requests) * BULK
+                cost(f64::from(requests) * BULK, &mut || {
+                    ask(lab, "https", server, "/10m", (4, 0), requests);
+                })
             }
             Self::Connections {
                 service,
                 resume,
                 count,
             } => {
-                connect(lab, site, vip(peer.port(service)), resume, count);
-                f64::from(count) * 1e3
+                let server = vip(peer.port(service));
+                cost(f64::from(count) * 1e3, &mut || {
+                    connect(lab, site, server, resume, count);
+                })
             }
             Self::Redirects { requests } => {
                 let server = vip(peer.port(REDIRECT));
-                h2load(lab, "http", server, "/1k", (50, 0), requests);
-                f64::from(requests) * 1e3
+                cost(f64::from(requests) * 1e3, &mut || {
+                    ask(lab, "http", server, "/1k", (50, 0), requests);
+                })
             }
-        };
-        (spent_ns(&processes) - before) / units
+        }
     }
 }
 
@@ -105,30 +126,42 @@ fn spent_ns(processes: &[u32]) -> f64 {
     spent.sum::<u64>() as f64
 }
 
-/// Sends requests over so many connections, each with so many streams of HTTP/2, or HTTP/1.1 with
-/// none.
-fn h2load(
+/// Sends requests, and sees that all of them are answered.
+fn ask(
+    lab: &Lab,
+    scheme: &str,
+    server: SocketAddr,
+    path: &str,
+    connections_and_streams: (u32, u32),
+    requests: u32,
+) {
+    let mut command = h2load(lab, scheme, server, path, connections_and_streams);
+    command.args(["-n", &requests.to_string()]);
+    let text = Outcome::of(command).ok();
+    let done = format!("{requests} succeeded");
+    let redirected = format!("{requests} 3xx");
+    assert!(text.contains(&done) || text.contains(&redirected), "{text}");
+}
+
+/// Returns what sends requests over so many connections, each with so many streams of HTTP/2, or
+/// HTTP/1.1 with none.
+pub(crate) fn h2load(
     lab: &Lab,
     scheme: &str,
     server: SocketAddr,
     path: &str,
     (connections, streams): (u32, u32),
-    requests: u32,
-) {
+) -> Command {
     let mut command = lab.client(1).command("h2load");
     command
         .args(["-t", "1", "-c", &connections.to_string()])
-        .args(["-n", &requests.to_string()])
         .arg(format!("--connect-to={server}"));
     match streams {
         0 => command.arg("--h1"),
         streams => command.args(["-m", &streams.to_string()]),
     };
     command.arg(format!("{scheme}://{PORTAL}:{}{path}", server.port()));
-    let text = Outcome::of(command).ok();
-    let done = format!("{requests} succeeded");
-    let redirected = format!("{requests} 3xx");
-    assert!(text.contains(&done) || text.contains(&redirected), "{text}");
+    command
 }
 
 fn connect(lab: &Lab, site: &WebSite, server: SocketAddr, resume: bool, count: u32) {

@@ -7,6 +7,8 @@
 //! figure is the median of the ratios within a round.
 
 mod cores;
+mod crowd;
+mod latency;
 mod load;
 mod peers;
 mod report;
@@ -15,12 +17,13 @@ use std::{env, process::ExitCode};
 
 use lb_tests::lab::{Daemon, Lab, web_site::WebSite};
 
+use latency::Rate;
 use load::Load;
 use peers::{Peer, Peers};
 use report::Report;
 
 /// What is measured: a name, the unit, and the load.
-const SCENARIOS: [(&str, &str, Load); 11] = [
+const SCENARIOS: [(&str, &str, Load); 12] = [
     (
         "HTTPS, 1 KiB, keep-alive",
         "us/request",
@@ -30,6 +33,14 @@ const SCENARIOS: [(&str, &str, Load); 11] = [
             connections: 50,
             streams: 0,
             requests: 20_000,
+        },
+    ),
+    (
+        "HTTPS, 1 KiB, 200 source addresses",
+        "us/request",
+        Load::Crowd {
+            clients: 200,
+            times: 100,
         },
     ),
     (
@@ -124,6 +135,9 @@ const SCENARIOS: [(&str, &str, Load); 11] = [
     ),
 ];
 
+/// How long 99 of 100 requests take at most while all proxies have time for more.
+const LATENCY: &str = "p99 at 70% of the rate of the slowest";
+
 /// What is measured last. After other loads a proxy has memory to give that it took for them: alone
 /// (`--only memory`) the figure is that of fresh processes.
 const MEMORY: &str = "memory of an idle TLS connection";
@@ -136,7 +150,7 @@ fn main() -> ExitCode {
         cores::pin(std::process::id(), 1);
     }
     let workers = if options.alone { 1 } else { 2 };
-    let lab = Lab::one_arm().gateways(2).build();
+    let lab = Lab::one_arm().gateways(2).campus().build();
     let site = WebSite::start_with(&lab, |origin| origin);
     // The origins of the tests are slow: real servers stand beside them on other ports.
     let servers = peers::Servers::start(&lab, &site);
@@ -154,8 +168,7 @@ fn main() -> ExitCode {
             continue;
         }
         for round in 0..=options.rounds {
-            for place in 0..Peer::ALL.len() {
-                let peer = Peer::ALL[(place + round) % Peer::ALL.len()];
+            for peer in turns(round) {
                 let cost = load.run(&lab, &site, &peers, peer);
                 // The first round fills caches and pools of connections.
                 if round > 0 {
@@ -164,6 +177,15 @@ fn main() -> ExitCode {
             }
         }
         report.print(name);
+    }
+    if options.wants(LATENCY) {
+        let rate = Rate::find(&lab);
+        for round in 0..options.rounds {
+            for peer in turns(round) {
+                report.add(LATENCY, "ms", peer, rate.p99(&lab, peer));
+            }
+        }
+        report.print(LATENCY);
     }
     if options.wants(MEMORY) {
         for peer in Peer::ALL {
@@ -176,6 +198,12 @@ fn main() -> ExitCode {
         println!("{}", report.json());
     }
     ExitCode::SUCCESS
+}
+
+/// Returns the order in which the proxies have their turns in a round.
+fn turns(round: usize) -> impl Iterator<Item = Peer> {
+    let count = Peer::ALL.len();
+    (0..count).map(move |place| Peer::ALL[(place + round) % count])
 }
 
 /// The command line.
