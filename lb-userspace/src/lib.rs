@@ -15,6 +15,7 @@
 //! | [`proxy`] | TCP in user space: connections, requests, the access log | control's snapshot, tls |
 //! | [`tls`] | how a server's certificate is judged, and what clients are shown | `rustls` |
 //! | [`telemetry`] | the log | `tracing` |
+//! | [`allocator`] | the memory of the process | `libmimalloc-sys` |
 //! | `fuzz` | every reader of outside input as a function of bytes; not in the binary | everything |
 //!
 //! # The way of a health result
@@ -37,6 +38,7 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+pub mod allocator;
 pub mod app;
 pub mod cli;
 pub mod config;

@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-/// A request makes and frees dozens of small things, mostly on one thread.
+use lb_userspace::allocator::Allocator;
+
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     lb_userspace::cli::main()

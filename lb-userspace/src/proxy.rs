@@ -13,12 +13,12 @@
 //! XDP program.
 
 mod access_log;
-mod allocator;
 mod choose;
 mod complaints;
 mod connection;
 mod counters;
 mod descriptors;
+mod drained;
 mod failure;
 mod front;
 mod guests;

@@ -49,15 +49,22 @@ use self::{
     outgoing::{Outgoing, Unsent, incoming_body, send},
     watched::Watched,
 };
-use super::{choose::ATTEMPTS, failure::Failure, front::Front, lost::Lost, worker::Worker};
+use super::{
+    choose::ATTEMPTS,
+    drained::{Drained, OnSocket},
+    failure::Failure,
+    front::Front,
+    lost::Lost,
+    worker::Worker,
+};
 
 /// Serves a client's connection until it ends.
 pub(crate) async fn serve<S>(worker: Rc<Worker>, front: Arc<Front>, opened: Opened, stream: S)
 where
-    S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncBufRead + AsyncWrite + OnSocket + Unpin + Send + 'static,
 {
     let activity = Activity::new(front.service.limits.streams);
-    let stream = Watched::new(stream, Arc::clone(&activity));
+    let stream = Watched::new(Drained::new(stream), Arc::clone(&activity));
     let http2 = opened.http2;
     let conversation = Rc::new(Conversation::new(worker, front, opened, activity));
     let service = {

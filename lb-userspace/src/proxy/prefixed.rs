@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     counters::Open,
+    drained::OnSocket,
     guests::Guest,
     sources::Source,
     splice::{Filled, Pipe},
@@ -83,6 +84,17 @@ impl<S> Prefixed<S> {
             guest.await_as_writer(context)?;
         }
         answer
+    }
+}
+
+impl<S: OnSocket> OnSocket for Prefixed<S> {
+    fn poll_arrived(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
+        if !self.prefix.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let arrived = self.inner.poll_arrived(context);
+        self.or_away_as_reader(context, arrived)
     }
 }
 

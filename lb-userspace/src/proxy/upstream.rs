@@ -23,6 +23,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     descriptors,
+    drained::Drained,
     failure::Failure,
     front::{Front, Upstream},
     http::body::RequestBody,
@@ -185,7 +186,7 @@ pub(crate) async fn connect_http(
                         crate::config::duration::format(deadline)
                     ),
                 })??;
-            handshake(stream, front).await
+            handshake(Drained::new(stream), front).await
         }
     }
     .map_err(|error| ConnectError {

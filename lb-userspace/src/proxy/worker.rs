@@ -9,14 +9,14 @@ use arc_swap::ArcSwap;
 use lb_common::affinity::TOUCH_S;
 use tokio::{
     net::TcpListener,
+    runtime::LocalOptions,
     sync::mpsc,
-    task::{JoinHandle, LocalSet},
+    task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
 use super::{
     access_log::{AccessLog, Side},
-    allocator,
     choose::{self, Memory, Turns},
     complaints::{Complaints, Subject},
     connection,
@@ -32,6 +32,7 @@ use super::{
     upstream::{ConnectError, Idle},
 };
 use crate::{
+    allocator,
     control::{Handle, event::BackendName},
     dataplane::affinity::Clients,
 };
@@ -144,7 +145,7 @@ pub(crate) fn run(
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
+        .build_local(LocalOptions::default())?;
     let worker = Rc::new(Worker {
         index,
         shared,
@@ -156,7 +157,7 @@ pub(crate) fn run(
         idle: Rc::default(),
         stopping: Stopping::default(),
     });
-    LocalSet::new().block_on(&runtime, work(worker, commands));
+    runtime.block_on(work(worker, commands));
     Ok(())
 }
 
