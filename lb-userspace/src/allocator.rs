@@ -9,8 +9,8 @@ use libmimalloc_sys::{
 };
 
 /// The alignment of whatever mimalloc gives: its blocks are of whole words. The functions that are
-/// told an alignment take four times as long, and give blocks that are longer than a page's smallest
-/// ones room to move about in.
+/// told an alignment take nearly twice as long, since they take more than they need and look for a
+/// good place in it wherever the size is large and no power of two.
 const WORD: usize = align_of::<usize>();
 
 /// The allocator of the process.

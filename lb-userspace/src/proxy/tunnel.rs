@@ -178,9 +178,15 @@ impl Direction {
                 }
                 return Poll::Ready(Ok(()));
             }
-            let polled = match self.is_bulk(from, to) {
-                true => self.poll_pipe(cx, from),
-                false => self.poll_copy(cx, from, to),
+            let is_bulk = self.full >= BULK && from.can_splice() && to.can_splice();
+            let pipe = match is_bulk {
+                true => self.pipe.take().or_else(Pipe::take),
+                false => None,
+            };
+            let polled = match pipe {
+                Some(pipe) => self.poll_pipe(cx, from, pipe),
+                // Without a pipe there is still the buffer.
+                None => self.poll_copy(cx, from, to),
             };
             match polled {
                 Poll::Ready(done) => {
@@ -223,25 +229,17 @@ impl Direction {
         }
     }
 
-    /// Returns whether bytes are to be moved inside the kernel.
-    fn is_bulk<R: Side, W: Side>(&mut self, from: &R, to: &W) -> bool {
-        if self.full < BULK || !from.can_splice() || !to.can_splice() {
-            return false;
-        }
-        if self.pipe.is_none() {
-            self.buffer = Vec::new();
-            // Without a pipe there is still the buffer.
-            self.pipe = Pipe::take();
-        }
-        self.pipe.is_some()
-    }
-
-    /// Moves something into the pipe when nothing is on its way.
-    fn poll_pipe<R: Side>(&mut self, cx: &mut Context<'_>, from: &mut R) -> Poll<Result<(), End>> {
-        let Some(pipe) = &mut self.pipe else {
-            return Poll::Ready(Ok(()));
-        };
-        let filled = ready!(from.poll_fill(cx, pipe)).map_err(|_| End::Read)?;
+    /// Moves something into an empty pipe when nothing is on its way.
+    fn poll_pipe<R: Side>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        mut pipe: Pipe,
+    ) -> Poll<Result<(), End>> {
+        self.buffer = Vec::new();
+        let polled = from.poll_fill(cx, &mut pipe);
+        self.pipe = Some(pipe);
+        let filled = ready!(polled).map_err(|_| End::Read)?;
         if !matches!(filled, Filled::Bytes(SMALL..)) {
             self.full = 0;
         }
