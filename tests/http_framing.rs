@@ -71,6 +71,9 @@ fn what_has_two_meanings_is_refused_and_the_connection_ends() {
         "GET /x\r\n\r\n",
         "GET /x HTTP/1.1\r\nHost: ~\r\nX_Forwarded_For: 1.2.3.4\r\n\r\n",
         "GET /x HTTP/1.1\r\nHost: ~\r\nX-Forwarded_Proto: http\r\n\r\n",
+        "POST /x HTTP/1.1\r\nHost: ~\r\nTransfer_Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /x HTTP/1.1\r\nHost: ~\r\nContent_Length: 3\r\n\r\nabc",
+        "GET ftp://~/x HTTP/1.1\r\nHost: ~\r\n\r\n",
     ];
     for head in heads {
         let head = head.replace('~', PORTAL);
@@ -129,6 +132,89 @@ fn bad_chunks_never_become_a_request_of_their_own() {
             assert!(!record.complete, "{body:?}: {record:?}");
         }
     }
+}
+
+#[test]
+fn no_request_is_lost_behind_trailers() {
+    let lab = Lab::one_arm().gateways(1).build();
+    let site = WebSite::start(&lab);
+    let daemon = Daemon::start(&lab, &site.configuration(&lab));
+    let origin = &site.origins[0];
+    // The engine takes the next request, or a part of it, for trailers where lines end otherwise than
+    // they should. Its client must not take a later answer for that of the request that was lost.
+    for (trailers, status) in [
+        ("\n", 400),
+        ("\n\n", 400),
+        ("A: b\n\r\n", 200),
+        ("A: b\n\n", 200),
+        ("A: b\r\n\n", 200),
+        ("A: b\r\n\r\n", 200),
+    ] {
+        origin.forget();
+        let mut client = site.raw(lab.client(1));
+        client
+            .send(format!(
+                "POST /victim HTTP/1.1\r\nHost: {PORTAL}\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 3\r\nabc\r\n0\r\n{trailers}{SMUGGLED}\
+                 GET /later HTTP/1.1\r\nHost: {PORTAL}\r\n\r\n"
+            ))
+            .expect("sent");
+
+        let answer = client.answer("POST");
+        let answer = answer.unwrap_or_else(|error| panic!("{trailers:?}: {error}"));
+        assert_eq!(answer.status, status, "{trailers:?}\n{}", daemon.log());
+        assert_eq!(answer.header("connection"), Some("close"), "{trailers:?}");
+        let end = client.await_end(BOUND);
+        assert!(end.is_ok(), "{trailers:?}: {end:?}");
+        for record in origin.records() {
+            assert_eq!(record.path(), "/victim", "{trailers:?}: {}", record.text());
+        }
+    }
+
+    // Where the answer comes first, nobody knows yet how the request will end.
+    origin.answer(|request| {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        (request.path() == "/early").then(|| Response::verbatim(answer).early())
+    });
+    let mut client = site.raw(lab.client(1));
+    client
+        .send(format!(
+            "POST /early HTTP/1.1\r\nHost: {PORTAL}\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+        ))
+        .expect("sent");
+    let answer = client.answer("POST").expect("an answer");
+    assert_eq!((answer.status, answer.text()), (200, "ok".into()));
+    assert_eq!(answer.header("connection"), Some("close"));
+    // It may have been closed already.
+    let _ = client.send(format!("0\r\nA: b\n\r\n{SMUGGLED}{SMUGGLED}"));
+    let end = client.await_end(BOUND);
+    assert!(end.is_ok(), "{end:?}");
+    expect_nothing_smuggled(origin, "an early answer");
+}
+
+#[test]
+fn a_length_is_passed_on_without_zeros_in_front() {
+    let lab = Lab::one_arm().gateways(1).build();
+    let site = WebSite::start(&lab);
+    let daemon = Daemon::start(&lab, &site.configuration(&lab));
+    let origin = &site.origins[0];
+    origin.answer(|request| {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 003\r\n\r\nabc";
+        (request.path() == "/padded").then(|| Response::verbatim(answer))
+    });
+    let mut client = site.raw(lab.client(1));
+    let padded =
+        format!("POST /padded HTTP/1.1\r\nHost: {PORTAL}\r\nContent-Length: 010\r\n\r\n0123456789");
+
+    let answer = client.ask("POST", padded).expect("an answer");
+    assert_eq!(answer.text(), "abc", "{}", daemon.log());
+    assert_eq!(answer.header("content-length"), Some("3"));
+    let records = origin.requests();
+    assert_eq!(records[0].body, b"0123456789");
+    let head = records[0].text().to_lowercase();
+    assert!(head.contains("content-length: 10\r\n"), "{head}");
+    let next = client.get(PORTAL, "/next", "").expect("an answer");
+    assert_eq!(next.status, 200);
 }
 
 #[test]
@@ -425,6 +511,9 @@ fn http2_requests_with_two_meanings_never_reach_a_backend() {
     for field in [
         ("host", "other.example"),
         ("x_forwarded_for", "1.2.3.4"),
+        ("content_length", "0"),
+        ("x", " a"),
+        ("x", "a\t"),
         ("connection", "x"),
         ("keep-alive", "5"),
         ("proxy-connection", "x"),
@@ -457,6 +546,7 @@ fn http2_requests_with_two_meanings_never_reach_a_backend() {
         (":path", "/a b"),
         (":path", "/a\r\nHost: other.example\r\n"),
         (":path", "*"),
+        (":scheme", "ftp"),
         (":method", "CONNECT"),
         (":method", "GET /smuggled HTTP/1.1\r\n"),
     ] {
@@ -705,6 +795,11 @@ fn trailers_reach_clients_that_ask_for_them() {
     assert!(raw.contains("x-sum: 7"), "{raw:?}\n{}", daemon.log());
     let not = client.get(PORTAL, "/trailers", "").expect("an answer");
     assert_eq!(not.body, b"abc");
+    let records = site.origins[0].requests();
+    assert_ne!(
+        records[0].connection, records[1].connection,
+        "what stood behind trailers is lost"
+    );
     let http2 = site
         .curl(&lab, lab.client(1))
         .http2()

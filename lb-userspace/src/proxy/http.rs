@@ -184,8 +184,9 @@ async fn answer(
         return Err(failure.label().into());
     };
     exchange.status = Some(status);
+    let ends_unclearly = exchange.ends_unclearly();
     let mut response = pages::page(&conversation.front, status, failure, exchange);
-    if version != Version::HTTP_2 && closes(failure) {
+    if version != Version::HTTP_2 && (closes(failure) || ends_unclearly) {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
@@ -336,7 +337,8 @@ fn finish(
     }
     exchange.bind |= signs_on || conversation.has_signed_on();
     let headers = response.headers_mut();
-    let closes = exchange.bind && headers::has_token(headers, &CONNECTION, b"close");
+    let closes = exchange.ends_unclearly()
+        || exchange.bind && headers::has_token(headers, &CONNECTION, b"close");
     headers::prepare_response(headers, names);
     if closes {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -4,6 +4,7 @@
 pub(crate) mod fuzz;
 
 use std::{
+    borrow::Cow,
     net::SocketAddr,
     pin::pin,
     rc::Rc,
@@ -160,7 +161,8 @@ fn answer(
 ///
 /// # Errors
 ///
-/// [`Failure::BadRequest`] without one good host and for CONNECT, [`Failure::Misdirected`] for a host that is not
+/// [`Failure::BadRequest`] without one good host, for CONNECT, and for `*` unless it is asked for its
+/// options, [`Failure::Misdirected`] for a host that is not
 /// among `hosts`, which the configuration lists; none: every host will do.
 fn location<B>(hosts: &[String], request: &Request<B>) -> Result<HeaderValue, Failure> {
     if request.method() == Method::CONNECT {
@@ -189,8 +191,24 @@ fn location<B>(hosts: &[String], request: &Request<B>) -> Result<HeaderValue, Fa
     }
     let target = match request.uri().path_and_query() {
         Some(target) if target.as_str() != "*" => target.as_str(),
+        Some(_) if request.method() != Method::OPTIONS => return Err(Failure::BadRequest),
         _ => "/",
     };
-    HeaderValue::from_str(&format!("https://{}{target}", authority.host()))
-        .map_err(|_| Failure::BadRequest)
+    let location = format!("https://{}{}", authority.host(), in_ascii(target));
+    HeaderValue::from_maybe_shared(Bytes::from(location)).map_err(|_| Failure::BadRequest)
+}
+
+/// Returns a target as a URI has it: bytes beyond ASCII in percent-encoding (RFC 3986 section 2.1).
+fn in_ascii(target: &str) -> Cow<'_, str> {
+    if target.is_ascii() {
+        return target.into();
+    }
+    let mut encoded = String::with_capacity(target.len() * 3);
+    for byte in target.bytes() {
+        match byte.is_ascii() {
+            true => encoded.push(char::from(byte)),
+            false => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded.into()
 }

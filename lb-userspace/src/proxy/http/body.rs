@@ -14,13 +14,17 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use futures_util::task::AtomicWaker;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::{
+    HeaderMap,
+    body::{Body, Frame, Incoming, SizeHint},
+};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     super::failure::Failure,
     activity::{Activity, Owed, Upload},
     arriving::Arriving,
+    conversation::Conversation,
     exchange::Exchange,
     headers,
 };
@@ -78,6 +82,8 @@ pub(crate) struct Progress {
     pub(crate) waits: Cell<bool>,
     /// All of it has come.
     pub(crate) ended: Cell<bool>,
+    /// Trailers came over HTTP/1.
+    pub(crate) trailers: Cell<bool>,
     /// Why it ended early.
     pub(crate) failure: Cell<Option<Failure>>,
 }
@@ -95,6 +101,7 @@ pub(crate) enum RequestBody {
 #[derive(Debug)]
 pub(crate) struct Streaming {
     body: Arriving,
+    http2: bool,
     progress: Rc<Progress>,
     activity: Arc<Activity>,
     /// Until the body is over.
@@ -113,20 +120,23 @@ impl RequestBody {
         limit: u64,
         idle: Duration,
         gate: Option<Arc<Gate>>,
-        activity: &Arc<Activity>,
+        conversation: &Conversation,
     ) -> (Self, Option<Rc<Progress>>) {
         let Some(body) = body else {
             return (Self::Empty, None);
         };
+        let activity = &conversation.activity;
         let progress = Rc::new(Progress {
             bytes: Cell::new(0),
             moved: Cell::new(Instant::now()),
             waits: Cell::new(false),
             ended: Cell::new(false),
+            trailers: Cell::new(false),
             failure: Cell::new(None),
         });
         let streaming = Box::new(Streaming {
             body,
+            http2: conversation.http2,
             progress: Rc::clone(&progress),
             activity: Arc::clone(activity),
             upload: Some(Upload::begin(activity)),
@@ -178,8 +188,10 @@ impl Streaming {
         self.progress.waits.set(polled.is_pending());
         let failure = match polled {
             Poll::Ready(Some(Ok(mut frame))) => {
-                if let Some(trailers) = frame.trailers_mut() {
-                    headers::prepare_trailers(trailers);
+                if let Some(trailers) = frame.trailers_mut()
+                    && let Err(failure) = self.judge_trailers(trailers)
+                {
+                    return self.fail(failure);
                 }
                 let length = frame.data_ref().map_or(0, |data| data.remaining() as u64);
                 let bytes = self.progress.bytes.get() + length;
@@ -204,6 +216,23 @@ impl Streaming {
                 Failure::RequestTimeout
             }
         };
+        self.fail(failure)
+    }
+
+    /// Makes trailers ready for the backend.
+    fn judge_trailers(&self, trailers: &mut HeaderMap) -> Result<(), Failure> {
+        if !self.http2 {
+            // Lines that end otherwise than the engine thinks, where there are none in truth.
+            if trailers.is_empty() {
+                return Err(Failure::BadRequest);
+            }
+            self.progress.trailers.set(true);
+        }
+        headers::prepare_trailers(trailers);
+        Ok(())
+    }
+
+    fn fail(&self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.progress.failure.set(Some(failure));
         Poll::Ready(Some(Err(BodyError(failure))))
     }
@@ -379,8 +408,15 @@ impl Body for ResponseBody {
                 patience,
                 ends,
             } => match Pin::new(body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
+                Poll::Ready(Some(Ok(mut frame))) => {
                     patience.renew();
+                    if let Some(trailers) = frame.trailers_mut() {
+                        headers::prepare_trailers(trailers);
+                        // What the engine read behind them is lost.
+                        if let Some(exchange) = &mut this.exchange {
+                            exchange.used_up = true;
+                        }
+                    }
                     Some(frame)
                 }
                 Poll::Ready(Some(Err(_))) => return this.fail(Failure::ResponseCut),

@@ -100,6 +100,18 @@ impl Exchange {
         self.conversation.http2.then(|| Owed::begin(activity))
     }
 
+    /// Returns whether what follows a request of HTTP/1 may be lost. The engine takes a bare line feed
+    /// for the end of a line of trailers but not for their own end, and drops whatever it has read
+    /// beyond: the client would take the answer to a later request for that of the next one.
+    pub(crate) fn ends_unclearly(&self) -> bool {
+        let in_chunks = |arriving: &Arriving| {
+            !self.conversation.http2 && arriving.size_hint().exact().is_none()
+        };
+        let ends_clearly = |body: &Rc<Progress>| body.ended.get() && !body.trailers.get();
+        self.arriving.as_ref().is_some_and(in_chunks)
+            && !self.progress.as_ref().is_some_and(ends_clearly)
+    }
+
     /// There is a connection to a backend.
     pub(crate) fn connected(&mut self, lease: &Lease) {
         self.wait = Some(self.begun.elapsed());

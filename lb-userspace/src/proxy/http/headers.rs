@@ -26,6 +26,11 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
+/// Headers that no other header may be taken for.
+const UNMISTAKABLE: Names = Names::FORWARDED
+    .with(Names::TRANSFER_ENCODING)
+    .with(Names::CONTENT_LENGTH);
+
 /// What a backend is to know of a request's origin.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin<'a> {
@@ -46,8 +51,8 @@ pub(crate) struct Origin<'a> {
 ///
 /// # Errors
 ///
-/// [`Failure::BadRequest`] for another spelling of a header that vipd sets: some servers take an
-/// underscore for a dash.
+/// [`Failure::BadRequest`] for another spelling of a header that vipd sets or that frames a message:
+/// some servers take an underscore for a dash.
 pub(crate) fn prepare_request(
     headers: &mut HeaderMap,
     names: Names,
@@ -66,6 +71,9 @@ pub(crate) fn prepare_request(
         if names.have(bit) {
             headers.remove(name);
         }
+    }
+    if names.have(Names::CONTENT_LENGTH) {
+        write_length(headers);
     }
     if names.have(Names::COOKIE) {
         join_cookies(headers);
@@ -117,16 +125,28 @@ fn tell_origin(headers: &mut HeaderMap, origin: &Origin<'_>, has_said: bool) {
     }
 }
 
-/// Takes out of a request's trailers what a backend might take for headers that vipd sets (RFC 9110
-/// section 6.5.1).
+/// Takes out of trailers what means something in a head only: framing, routing, authentication, the
+/// origin (RFC 9110 section 6.5.1). The reader might take it for a header.
 pub(crate) fn prepare_trailers(trailers: &mut HeaderMap) {
-    let forged: Vec<HeaderName> = trailers
+    let misplaced: Vec<HeaderName> = trailers
         .keys()
-        .filter(|name| is_forwarded(&name.as_str().replace('_', "-")))
+        .filter(|name| Names::named(&name.as_str().replace('_', "-")) != Names::default())
         .cloned()
         .collect();
-    for name in forged {
+    for name in misplaced {
         trailers.remove(name);
+    }
+}
+
+/// Writes a length without zeros in front, which some servers take for an octal number.
+fn write_length(headers: &mut HeaderMap) {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| {
+        let padded = length.as_bytes().starts_with(b"0") && length.len() > 1;
+        let length: u64 = padded.then(|| length.to_str())?.ok()?.parse().ok()?;
+        Some(HeaderValue::from(length))
+    });
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length);
     }
 }
 
@@ -135,6 +155,9 @@ pub(crate) fn prepare_response(headers: &mut HeaderMap, names: Names) {
     remove_hop_by_hop(headers, names);
     if names.have(Names::PROXY_AUTHENTICATE) {
         headers.remove(PROXY_AUTHENTICATE);
+    }
+    if names.have(Names::CONTENT_LENGTH) {
+        write_length(headers);
     }
 }
 
@@ -197,7 +220,7 @@ fn judge_forwarded(headers: &mut HeaderMap, trusted: bool) -> Result<(), Failure
     let mut forged = Vec::new();
     for name in headers.keys() {
         let text = name.as_str();
-        if text.contains('_') && is_forwarded(&text.replace('_', "-")) {
+        if text.contains('_') && Names::named(&text.replace('_', "-")).have(UNMISTAKABLE) {
             return Err(Failure::BadRequest);
         }
         if is_forwarded(text) && !trusted {
@@ -362,10 +385,14 @@ mod tests {
     }
 
     #[test]
-    fn trailers_say_nothing_of_the_origin() {
+    fn trailers_have_nothing_that_belongs_into_a_head() {
         let mut trailers = map(&[
             ("x-forwarded-for", "1.2.3.4"),
             ("x_real_ip", "1.2.3.4"),
+            ("authorization", "Basic eDp5"),
+            ("connection", "x-sum"),
+            ("content_length", "3"),
+            ("transfer-encoding", "chunked"),
             ("x-sum", "7"),
         ]);
         prepare_trailers(&mut trailers);
@@ -396,7 +423,13 @@ mod tests {
 
     #[test]
     fn another_spelling_of_a_managed_header_is_refused() {
-        for name in ["x_forwarded_for", "x-forwarded_for", "x_real_ip"] {
+        for name in [
+            "x_forwarded_for",
+            "x-forwarded_for",
+            "x_real_ip",
+            "content_length",
+            "transfer_encoding",
+        ] {
             let mut headers = map(&[(name, "1.2.3.4")]);
             let names = Names::of(&headers);
             assert_eq!(

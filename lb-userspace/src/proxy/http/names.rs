@@ -44,12 +44,18 @@ impl Names {
         self.0 & any.0 != 0
     }
 
+    /// Returns these and others, where `|` cannot be used.
+    pub(crate) const fn with(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
     /// Returns the others, once these have been taken out.
     pub(crate) fn without(self, these: Self) -> Self {
         Self(self.0 & !these.0)
     }
 
-    fn named(name: &str) -> Self {
+    /// Returns the one that a name in lower case is; none if it means nothing to vipd.
+    pub(crate) fn named(name: &str) -> Self {
         match name {
             "authorization" => Self::AUTHORIZATION,
             "connection" => Self::CONNECTION,
@@ -77,7 +83,7 @@ impl BitOr for Names {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+        self.with(other)
     }
 }
 

@@ -122,7 +122,7 @@ pub(crate) fn incoming_body(
         limit,
         service.timeouts.body,
         gate.clone(),
-        &conversation.activity,
+        conversation,
     );
     exchange.progress = progress;
     exchange.gate = gate;

@@ -49,6 +49,12 @@ pub(crate) fn check(parts: &Parts, names: Names) -> Result<Asked, Failure> {
     if names.have(Names::TRANSFER_ENCODING | Names::CONTENT_LENGTH) {
         check_framing(&parts.headers)?;
     }
+    if parts.version == Version::HTTP_2 && !parts.headers.values().all(is_trimmed) {
+        return Err(Failure::BadRequest);
+    }
+    if !matches!(parts.uri.scheme_str(), None | Some("https" | "http")) {
+        return Err(Failure::BadRequest);
+    }
     let host_header = one_host(&parts.headers)?;
     let named = host_header.map(authority).transpose()?;
     let target = match parts.uri.authority() {
@@ -98,6 +104,14 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
         return Err(Failure::BadRequest);
     }
     Ok(())
+}
+
+/// Returns whether a value has no space around it, which HTTP/2 takes for malformed (RFC 9113 section
+/// 8.2.1) and a server of HTTP/1.1 takes away.
+fn is_trimmed(value: &HeaderValue) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let value = value.as_bytes();
+    !is_space(value.first()) && !is_space(value.last())
 }
 
 fn one_host(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Failure> {
@@ -228,6 +242,18 @@ mod tests {
     }
 
     #[test]
+    fn a_value_of_http_2_has_no_space_around_it() {
+        let request = |version, value| judge("GET", "https://a.example/", version, &[("x", value)]);
+        for value in ["a ", " a", "\ta", " "] {
+            let judged = request(Version::HTTP_2, value);
+            assert_eq!(judged, Err(Failure::BadRequest), "{value:?}");
+        }
+        for value in ["", "a", "a b"] {
+            assert!(request(Version::HTTP_2, value).is_ok(), "{value:?}");
+        }
+    }
+
+    #[test]
     fn what_has_two_meanings_is_refused() {
         let h1 = Version::HTTP_11;
         for (method, target, headers) in [
@@ -249,6 +275,7 @@ mod tests {
             ("GET", "a.example:443", &[("host", "a.example:443")]),
             ("CONNECT", "a.example:443", &[("host", "a.example:443")]),
             ("GET", "*", &[("host", "a.example")]),
+            ("GET", "ftp://a.example/", &[("host", "a.example")]),
             (
                 "POST",
                 "/",

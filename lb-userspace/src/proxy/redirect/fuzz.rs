@@ -1,6 +1,6 @@
 //! Where a request may be sent.
 
-use hyper::{Request, Uri, Version};
+use hyper::{Method, Request, Uri, Version};
 
 use super::{super::http::fuzz::head, location};
 
@@ -46,9 +46,21 @@ pub(crate) fn target(data: &[u8]) {
             _ => assert!(host == KNOWN[0] || is_app(), "{host}"),
         }
         let asked = request.uri().path_and_query().map_or("/", |it| it.as_str());
-        assert_eq!(target, if asked == "*" { "/" } else { asked });
+        match asked {
+            "*" => assert!(request.method() == Method::OPTIONS && target == "/"),
+            asked => assert_eq!(target, percent_encoded(asked)),
+        }
         // A browser finds the same host in it.
         let read = Uri::try_from(location).expect("a URI");
         assert_eq!(read.host().map(str::to_ascii_lowercase), Some(host));
     }
+}
+
+/// A target without bytes beyond ASCII.
+fn percent_encoded(target: &str) -> String {
+    let encode = |byte: u8| match byte {
+        0..0x80 => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    target.bytes().map(encode).collect()
 }
