@@ -31,6 +31,8 @@ pub(crate) struct Watched<S> {
     again: Bytes,
     /// Everything has come that will.
     ended: bool,
+    /// The client closed the connection without an end of TLS, as browsers do, and reads nothing more.
+    gone: bool,
     linger: Linger,
     frames: Option<BothWays>,
 }
@@ -56,6 +58,7 @@ impl<S> Watched<S> {
             activity,
             again: Bytes::new(),
             ended: false,
+            gone: false,
             linger: Linger::Never,
             frames: None,
         }
@@ -154,8 +157,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             if let Some(frames) = &mut this.frames {
                 this.activity.has_cost(frames.of_client.cost_in(read));
             }
-        } else if polled.is_ready() {
+        } else if let Poll::Ready(read) = &polled {
             this.ended = true;
+            this.gone = read.as_ref().is_err_and(is_gone);
         }
         polled
     }
@@ -199,6 +203,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.gone {
+            // A farewell would only be answered by a reset.
+            return Poll::Ready(Ok(()));
+        }
         if !matches!(self.linger, Linger::Until(_)) {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
             let sends = !self.ended && self.activity.is_receiving();
@@ -210,6 +218,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         }
         self.poll_linger(cx).map(Ok)
     }
+}
+
+/// Returns whether nobody is there who could be told something.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+    )
 }
 
 #[cfg(test)]
