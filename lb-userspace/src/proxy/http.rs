@@ -13,6 +13,7 @@ pub(crate) mod exchange;
 mod flood;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod gathered;
 mod headers;
 mod names;
 mod outgoing;
@@ -45,6 +46,7 @@ use self::{
     conversation::Unconnected,
     drive::{Local, Outcome, drive, park},
     exchange::Exchange,
+    gathered::Gathered,
     names::Names,
     outgoing::{Outgoing, Unsent, incoming_body, send},
     watched::Watched,
@@ -74,16 +76,16 @@ where
     };
     let limits = &conversation.front.service.limits;
     if http2 {
-        let connection = hyper::server::conn::http2::Builder::new(Local)
+        let mut builder = hyper::server::conn::http2::Builder::new(Local);
+        builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.streams)
             .max_header_list_size(limits.header_size_bytes)
             .max_send_buf_size(SEND_BUFFER)
-            .max_pending_accept_reset_streams(flood::most_given_up(limits.streams))
-            .serve_connection(TokioIo::new(stream.counting()), service);
-        // On the heap: a connection of HTTP/1, which is smaller, has no room for it.
-        let mut connection = Box::pin(connection);
-        let outcome = drive(&conversation, connection.as_mut(), false).await;
+            .max_pending_accept_reset_streams(flood::most_given_up(limits.streams));
+        let engine = |stream| builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = Gathered::under(engine, stream.counting());
+        let outcome = drive(&conversation, Pin::new(&mut connection), false).await;
         if let Outcome::Over(lost) = outcome {
             conversation.ended(lost);
         }
@@ -337,8 +339,11 @@ fn finish(
     }
     exchange.bind |= signs_on || conversation.has_signed_on();
     let headers = response.headers_mut();
-    let closes = exchange.ends_unclearly()
-        || exchange.bind && headers::has_token(headers, &CONNECTION, b"close");
+    let closes = match exchange.bind {
+        // Who signs on needs this connection, and shares it with nobody.
+        true => headers::has_token(headers, &CONNECTION, b"close"),
+        false => exchange.ends_unclearly(),
+    };
     headers::prepare_response(headers, names);
     if closes {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -162,8 +162,8 @@ fn answer(
 /// # Errors
 ///
 /// [`Failure::BadRequest`] without one good host, for CONNECT, and for `*` unless it is asked for its
-/// options, [`Failure::Misdirected`] for a host that is not
-/// among `hosts`, which the configuration lists; none: every host will do.
+/// options; [`Failure::Misdirected`] for a host that is not among `hosts`, which the configuration
+/// lists; none: every host will do.
 fn location<B>(hosts: &[String], request: &Request<B>) -> Result<HeaderValue, Failure> {
     if request.method() == Method::CONNECT {
         return Err(Failure::BadRequest);
