@@ -196,7 +196,11 @@ fn a_reset_of_one_side_ends_the_other_and_is_counted() {
     let lab = Lab::one_arm().gateways(1).build();
     let mut daemon = Daemon::launch(&lab, &configuration(&lab, ""));
     for (client_resets, reason) in [(true, "client_closed"), (false, "response_cut")] {
-        let pair = open_when_ready(&lab, &mut daemon);
+        let mut pair = open_when_ready(&lab, &mut daemon);
+        // Until something has passed, the reset may be that of a connection that is still being made.
+        pair.client.write_all(b"x").expect("sent");
+        pair.backend.set_read_timeout(Some(BOUND)).expect("a bound");
+        pair.backend.read_exact(&mut [0]).expect("passed on");
         let (first, mut second) = match client_resets {
             true => (pair.client, pair.backend),
             false => (pair.backend, pair.client),
