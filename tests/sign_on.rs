@@ -350,6 +350,35 @@ fn a_request_whose_sign_on_is_lost_is_not_asked_again_as_nobody() {
 }
 
 #[test]
+fn a_challenge_that_comes_before_the_body_is_over_leaves_the_connection() {
+    let lab = Lab::one_arm().gateways(1).build();
+    let site = WebSite::start(&lab);
+    let daemon = Daemon::start(&lab, &site.configuration(&lab));
+    site.origins[0].answer(|request| {
+        let challenge = Response::status(401).header("WWW-Authenticate", "NTLM TlRM");
+        (request.path() == "/challenge").then(|| challenge.early())
+    });
+    let mut raw = site.raw(lab.client(1));
+    raw.send(format!(
+        "POST /challenge HTTP/1.1\r\nHost: {PORTAL}\r\nAuthorization: NTLM TlRM\r\n\
+         Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    ))
+    .expect("sent");
+    let challenge = raw.answer("POST").expect("a challenge");
+    assert_eq!(challenge.status, 401, "{}", daemon.log());
+    assert_eq!(challenge.header("connection"), None);
+    raw.send("0\r\n\r\n").expect("sent");
+
+    let next = raw
+        .get(PORTAL, "/next", "Authorization: NTLM TlRM\r\n")
+        .expect("an answer");
+    assert_eq!(next.status, 200, "{}", daemon.log());
+    let records = site.origins[0].requests();
+    let used: Vec<_> = records.iter().map(|record| record.connection).collect();
+    assert_eq!(used, [used[0]; 2], "{records:?}");
+}
+
+#[test]
 fn a_slow_client_has_its_whole_answer_after_its_backend_has_gone() {
     let lab = Lab::one_arm().gateways(1).build();
     let site = WebSite::start_with(&lab, |origin| origin.sign_on(SCHEME));

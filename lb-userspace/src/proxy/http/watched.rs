@@ -285,6 +285,45 @@ mod tests {
         assert_eq!(stream.read(&mut text).await.unwrap(), 0);
     }
 
+    /// A client that has closed its connection without an end of TLS.
+    struct Gone;
+
+    impl AsyncRead for Gone {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
+        }
+    }
+
+    impl AsyncWrite for Gone {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            panic!("something is written to nobody");
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            panic!("nobody is told of the end");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_gone_is_told_nothing_more() {
+        let mut stream = Watched::new(Gone, Activity::new(100)).lingering();
+        let read = stream.read(&mut [0; 4]).await;
+        assert!(read.is_err_and(|error| is_gone(&error)));
+        stream.shutdown().await.unwrap();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_a_client_that_has_sent_all_of_its_request() {
         let activity = Activity::new(100);
