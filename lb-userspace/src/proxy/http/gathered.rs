@@ -35,7 +35,7 @@ struct Gathering<S> {
 }
 
 impl<S> Gathered<S> {
-    pub(crate) fn new(stream: S) -> Self {
+    fn new(stream: S) -> Self {
         Self(Rc::new(RefCell::new(Gathering {
             stream,
             bytes: Vec::new(),
@@ -134,6 +134,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
 
 /// A connection whose writes leave together each time that it has been run.
 pub(crate) struct InOnePiece<C, S> {
+    /// On the heap: the future that serves a connection of HTTP/1 as well has no room for it.
     connection: Pin<Box<C>>,
     stream: Gathered<S>,
 }
