@@ -27,7 +27,8 @@ const PACKETS: u32 = 40_000;
 const MOST_TO_WARM_UP: u32 = 30_000;
 /// Packets of one measurement of more flows than that.
 const PACKETS_OF_MANY: u32 = 200_000;
-/// New flows are measured in at most so many parts, of at least so many flows.
+/// New flows are measured in so many parts, of at least so many flows; where those of one site are
+/// too few, in several sites.
 const NEW_FLOW_PARTS: u32 = 20;
 const NEW_FLOWS: u32 = 2_500;
 /// The loopback, by which test runs come in.
@@ -36,7 +37,7 @@ const MAC: [u8; 6] = [2, 0, 0, 0, 0, 5];
 
 /// Ratio of the forward and of the reply path to a bare lookup.
 const MOST_OF_LOOKUP: f64 = 1.25;
-/// Nanoseconds of a new flow, up to [`NEW_FLOWS_UP_TO`].
+/// Nanoseconds of a new flow above the reflector, up to [`NEW_FLOWS_UP_TO`].
 const MOST_OF_NEW_FLOW: f64 = 800.0;
 const NEW_FLOWS_UP_TO: u32 = 131_000;
 /// Nanoseconds of a blocked packet above a bare drop, by number of prefixes.
@@ -49,10 +50,9 @@ const MOST_OF_SWEEP: f64 = 50.0;
 /// Measures everything that test runs can.
 pub(crate) fn measure(options: &Options, bpffs: &Path, report: &mut Report) -> Result<()> {
     for flows in FLOWS.into_iter().filter(|flows| *flows <= options.flows) {
-        let pins = bpffs.join(format!("flows{flows}"));
-        let mut site = Site::open(&pins, flows, LOOPBACK, MAC, &[])?;
-        let mut programs = Programs::load(site.max_flows())?;
         report.section(&format!("BY TEST RUN, {flows} FLOWS (with the generator)"));
+        let pins = bpffs.join(format!("flows{flows}"));
+        let (mut site, mut programs) = filled(&pins, flows, report)?;
         packets(options, flows, &mut site, &mut programs, report)?;
         if flows == 10_000 {
             blocked(options, &mut site, &mut programs, report)?;
@@ -67,6 +67,58 @@ pub(crate) fn measure(options: &Options, bpffs: &Path, report: &mut Report) -> R
     Ok(())
 }
 
+/// What was measured while flows began.
+#[derive(Default)]
+struct Beginnings {
+    insert: Pairs,
+    new: Pairs,
+}
+
+/// Lets flows begin in one site after another, as often as a figure needs; returns the last site.
+fn filled(pins: &Path, flows: u32, report: &mut Report) -> Result<(Site, Programs)> {
+    let part = flows.div_ceil(NEW_FLOW_PARTS).max(NEW_FLOWS).min(flows);
+    let sites = match flows {
+        1 => 1,
+        _ => NEW_FLOW_PARTS.div_ceil(flows.div_ceil(part)),
+    };
+    let mut beginnings = Beginnings::default();
+    let mut last = fill(pins, flows, part, &mut beginnings)?;
+    for _ in 1..sites {
+        drop(last);
+        lb_userspace::dataplane::kernel::remove_pins(pins)?;
+        last = fill(pins, flows, part, &mut beginnings)?;
+    }
+    let Beginnings { insert, new } = beginnings;
+    report.figure("bare insertion", &insert.measured_at_rest(), "ns");
+    report.figure("new flow of a new client", &new.measured_at_rest(), "ns");
+    if (2..=NEW_FLOWS_UP_TO).contains(&flows) {
+        report.at_most(
+            format!("test run, {flows} flows: a new flow, above the reflector"),
+            &new.differences_at_rest(),
+            MOST_OF_NEW_FLOW,
+            "ns",
+        );
+    }
+    Ok(last)
+}
+
+/// Lets every flow begin in a new site.
+fn fill(
+    pins: &Path,
+    flows: u32,
+    part: u32,
+    beginnings: &mut Beginnings,
+) -> Result<(Site, Programs)> {
+    let mut site = Site::open(pins, flows, LOOPBACK, MAC, &[])?;
+    let mut programs = Programs::load(site.max_flows())?;
+    programs.order(&shuffled(flows))?;
+    programs.target(Baseline::Insert)?;
+    each_once(flows, part, &site, &mut programs, &mut beginnings.insert)?;
+    programs.target_program(&site.kernel.program_fd()?)?;
+    each_once(flows, part, &site, &mut programs, &mut beginnings.new)?;
+    Ok((site, programs))
+}
+
 fn packets(
     options: &Options,
     flows: u32,
@@ -75,12 +127,6 @@ fn packets(
     report: &mut Report,
 ) -> Result<()> {
     let vipd = site.kernel.program_fd()?;
-    let order = shuffled(flows);
-    programs.order(&order)?;
-    programs.target(Baseline::Insert)?;
-    let insert = each_once(flows, site, programs)?;
-    programs.target_program(&vipd)?;
-    let new = each_once(flows, site, programs)?;
     let records = site.records();
     ensure!(
         records.len() == flows as usize,
@@ -88,7 +134,11 @@ fn packets(
         records.len()
     );
 
-    // Answers come in an order of their own, and so from a generator of their own.
+    // Tables hand out their elements one after the other: packets in the order in which their flows
+    // began would meet each element just after its neighbour, and find it fetched.
+    let order = reshuffled(shuffled(flows));
+    programs.order(&order)?;
+    // Answers come by indexes of records, and so from a generator of their own.
     let mut answers = Programs::load(1024)?;
     let order: Vec<u32> = order.iter().map(|&place| records[place as usize]).collect();
     answers.order(&order)?;
@@ -120,8 +170,6 @@ fn packets(
     report.figure("bare lookup", lookup, "ns");
     report.figure("forward", forward, "ns");
     report.figure("reply", reply, "ns");
-    report.figure("bare insertion", &insert, "ns");
-    report.figure("new flow of a new client", &new, "ns");
     for (what, pairs) in [("forward", &forward_pairs), ("reply", &reply_pairs)] {
         report.at_most(
             format!("test run, {flows} flows: {what} / bare lookup"),
@@ -130,31 +178,27 @@ fn packets(
             "",
         );
     }
-    if (2..=NEW_FLOWS_UP_TO).contains(&flows) {
-        report.at_most(
-            format!("test run, {flows} flows: a new flow"),
-            &new,
-            MOST_OF_NEW_FLOW,
-            "ns",
-        );
-    }
     Ok(())
 }
 
-/// Lets every flow come once; returns what each costs while the machine is at rest.
-fn each_once(flows: u32, site: &Site, programs: &mut Programs) -> Result<Sample> {
+/// Lets every flow come once, in parts; adds what each costs beside the reflector.
+fn each_once(
+    flows: u32,
+    part: u32,
+    site: &Site,
+    programs: &mut Programs,
+    pairs: &mut Pairs,
+) -> Result<()> {
     let mut beside = Programs::load(1024)?;
     beside.order(&[0])?;
     beside.target(Baseline::Reflect)?;
-    let part = flows.div_ceil(NEW_FLOW_PARTS).max(NEW_FLOWS).min(flows);
-    let mut pairs = Pairs::default();
     for _ in 0..flows.div_ceil(part) {
         let base = each(&mut beside, site.clients(1, 0), XDP_TX)?;
         let (measured, action) = programs.run(site.clients(flows, 0), part)?;
         ensure!(action == XDP_TX, "a new flow met action {action}");
         pairs.add(base, measured);
     }
-    Ok(pairs.measured_at_rest())
+    Ok(())
 }
 
 /// Strangers whom the service does not take.
@@ -266,7 +310,11 @@ fn sweeps(options: &Options, site: &mut Site, report: &mut Report) -> Result<()>
 
 /// Returns the numbers below `count` in an order that no cache foresees, the same each time.
 pub(crate) fn shuffled(count: u32) -> Vec<u32> {
-    let mut numbers: Vec<u32> = (0..count).collect();
+    reshuffled((0..count).collect())
+}
+
+/// Returns the numbers in an order that has nothing to do with the one they had.
+fn reshuffled(mut numbers: Vec<u32>) -> Vec<u32> {
     let mut random = 0x1234_5678_9abc_def1_u64;
     for place in (1..numbers.len()).rev() {
         random ^= random << 13;
