@@ -30,7 +30,7 @@ const PACKETS_OF_MANY: u32 = 200_000;
 /// New flows are measured in so many parts, of at least so many flows; where those of one site are
 /// too few, in several sites.
 const NEW_FLOW_PARTS: u32 = 20;
-const NEW_FLOWS: u32 = 2_500;
+const NEW_FLOWS: u32 = 5_000;
 /// The loopback, by which test runs come in.
 const LOOPBACK: u32 = 1;
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 5];
