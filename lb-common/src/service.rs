@@ -1,6 +1,6 @@
 //! Services: what a VIP and port stand for.
 
-use crate::{layout::assert_layout, limits::NAME_BYTES};
+use crate::{backend::Backend, layout::assert_layout, limits::NAME_BYTES};
 
 /// Key of `services`.
 #[repr(C)]
@@ -79,4 +79,14 @@ assert_layout!(Service, size = 100, align = 4);
 impl Service {
     /// Clients are remembered in `affinity`; otherwise every flow is chosen by itself.
     pub const AFFINITY: u16 = 1;
+
+    /// Returns the port that the service's flows have at a backend.
+    #[inline(always)]
+    #[must_use]
+    pub const fn port_at(&self, backend: &Backend) -> u16 {
+        match backend.port {
+            0 => self.backend_port,
+            port => port,
+        }
+    }
 }

@@ -197,6 +197,14 @@ pub(crate) fn find_endpoint(snat: Ip, backend: Ip, port: u16) -> Option<u32> {
     is_it.then_some(slot)
 }
 
+/// Returns the slot that [`find_endpoint`] would look at.
+#[inline(always)]
+pub(crate) fn likely_slot(snat: Ip, backend: Ip, port: u16) -> Option<u32> {
+    ENDPOINT_CACHE
+        .get(endpoint_place(snat, backend, port))
+        .copied()
+}
+
 /// Remembers the slot of an endpoint.
 #[inline(always)]
 pub(crate) fn remember_endpoint(snat: Ip, backend: Ip, port: u16, slot: u32) {

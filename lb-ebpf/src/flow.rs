@@ -128,10 +128,7 @@ pub(crate) fn create(
     chosen: &Chosen,
     known: &Known,
 ) -> Result<Place, DropReason> {
-    let backend_port = match chosen.backend.port {
-        0 => service.backend_port,
-        port => port,
-    };
+    let backend_port = service.port_at(chosen.backend);
     let number = service.id as u8;
     let place = record::allocate(node, parsed, chosen, backend_port)?;
     let place = record::publish(node, parsed, number, place);

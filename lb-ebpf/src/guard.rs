@@ -65,16 +65,13 @@ pub(crate) fn limit(node: &Node, parsed: &Parsed, service: &Service) -> Result<(
         };
         let [one, other] = hash::source_buckets(node.settings.seed, source, id);
         let rate = service.new_flows_per_source;
-        // A source that shares one bucket with a busy one still has the other to itself.
-        let first = take(one, node.now_ns, rate);
-        let second = take(other, node.now_ns, rate);
-        if first | second == 0 {
+        if take_from_either(one, other, node.now_ns, rate) == 0 {
             return Err(DropReason::SourceLimited);
         }
     }
     if service.new_flows_per_second != 0 {
         let bucket = 2 * SOURCE_BUCKETS + (id & (MAX_SERVICES - 1));
-        if take(bucket, node.now_ns, service.new_flows_per_second) == 0 {
+        if take_one(bucket, node.now_ns, service.new_flows_per_second) == 0 {
             return Err(DropReason::ServiceLimited);
         }
     }
@@ -86,7 +83,23 @@ pub(crate) fn limit(node: &Node, parsed: &Parsed, service: &Service) -> Result<(
 /// A global function of the program, as `select::by_hash` is, for the verifier's sake.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn take(bucket: u32, now_ns: u64, rate: u32) -> u32 {
+extern "C" fn take_one(bucket: u32, now_ns: u64, rate: u32) -> u32 {
+    take(bucket, now_ns, rate)
+}
+
+/// Takes a token of each of two buckets; returns 1, or zero if neither has one. A source that shares
+/// one bucket with a busy one still has the other to itself.
+///
+/// A global function of the program, as `select::by_hash` is, for the verifier's sake.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn take_from_either(one: u32, other: u32, now_ns: u64, rate: u32) -> u32 {
+    take(one, now_ns, rate) | take(other, now_ns, rate)
+}
+
+/// Takes a token; returns 1, or zero if there is none.
+#[inline(always)]
+fn take(bucket: u32, now_ns: u64, rate: u32) -> u32 {
     let Some(bucket) = BUCKETS.get_ptr_mut(bucket) else {
         return 1;
     };

@@ -23,6 +23,7 @@ mod maps;
 mod packet;
 mod parse;
 mod pipeline;
+mod prefetch;
 mod record;
 mod reply;
 mod rewrite;

@@ -20,6 +20,7 @@ use crate::{
     maps::{SCRATCH, SETTINGS},
     packet::Truncated,
     parse::{self, Kind, Parsed},
+    prefetch,
     record::{self, Place},
     reply,
     rewrite::{self, Outgoing},
@@ -450,7 +451,10 @@ fn known(
         return Ok(Some((reply::at(node, slot, offset)?, Direction::Out)));
     }
     match serving(stamp, parsed, &mut scratch.moment) {
-        Ok(_) => Ok(flow::cached(node, parsed, hash).map(|place| (place, Direction::In))),
+        Ok(service) => {
+            prefetch::record(node, parsed, service);
+            Ok(flow::cached(node, parsed, hash).map(|place| (place, Direction::In)))
+        }
         // No service's packet may still be a reply.
         Err(Exit::Pass) if offset.is_some() => Ok(None),
         Err(exit) => Err(exit),

@@ -3,9 +3,11 @@
 
 use lb_common::{
     affinity::is_touch_due,
+    backend::Backend,
     hash,
     limits::{MAX_SNAT_ADDRESSES, SNAT_PROBES},
     record::{Claim, Record, State},
+    settings::Settings,
     verdict::DropReason,
 };
 
@@ -59,18 +61,17 @@ pub(crate) fn allocate(
     chosen: &Chosen,
     backend_port: u16,
 ) -> Result<Place, DropReason> {
-    let start = hash::source_and_port(&parsed.source.bytes(), parsed.source_port);
-    for turn in 0..MAX_SNAT_ADDRESSES {
-        let place = (start as usize + turn) & (MAX_SNAT_ADDRESSES - 1);
-        if (chosen.backend.snat_mask >> place) & 1 == 0 {
-            continue;
-        }
+    let mut search = Search::of(parsed, chosen.backend);
+    for _ in 0..MAX_SNAT_ADDRESSES {
+        let Some(place) = search.next() else {
+            break;
+        };
         let snat = Ip::of(&node.settings.snat_addresses[place]);
         let backend = Ip::of(&chosen.backend.address);
         let Some(slot) = reply::slot_of(snat, backend, backend_port) else {
             continue;
         };
-        let index = take_in_slot(slot, parsed.source_port, start, chosen.id, node.now);
+        let index = take_in_slot(slot, parsed.source_port, search.start, chosen.id, node.now);
         let Some(place) = Place::at(index, slot, 0) else {
             continue;
         };
@@ -80,6 +81,52 @@ pub(crate) fn allocate(
         });
     }
     Err(DropReason::SnatPortsExhausted)
+}
+
+/// The SNAT addresses that a backend is reached from, in the order in which a flow tries them.
+pub(crate) struct Search {
+    /// A hash of the flow: the place in the settings that the order begins with.
+    pub(crate) start: u32,
+    /// A bit for each place from there on whose address is still to be tried.
+    left: u32,
+}
+
+impl Search {
+    /// Returns those of `backend`, for the packet's flow.
+    #[inline(always)]
+    pub(crate) fn of(parsed: &Parsed, backend: &Backend) -> Self {
+        let start = hash::source_and_port(&parsed.source.bytes(), parsed.source_port);
+        let both =
+            u32::from(backend.snat_mask) << MAX_SNAT_ADDRESSES | u32::from(backend.snat_mask);
+        Self {
+            start,
+            left: both >> (start as usize % MAX_SNAT_ADDRESSES) & ((1 << MAX_SNAT_ADDRESSES) - 1),
+        }
+    }
+
+    /// Returns the place in the settings of the next one.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Option<usize> {
+        if self.left == 0 {
+            return None;
+        }
+        let turn = self.left.trailing_zeros();
+        self.left &= self.left - 1;
+        Some(self.start.wrapping_add(turn) as usize % MAX_SNAT_ADDRESSES)
+    }
+}
+
+/// Returns the offset into the SNAT range that is tried first for a flow with this hash: that of the
+/// client's own port, or any where that lies outside.
+#[inline(always)]
+pub(crate) fn first_offset(settings: &Settings, own_port: u16, hash: u32) -> u32 {
+    let count = u32::from(settings.snat_port_count);
+    let offset = u32::from(own_port).wrapping_sub(u32::from(settings.snat_port_first));
+    if offset < count {
+        return offset;
+    }
+    // The upper half makes the strides.
+    ((hash & 0xffff) * count) >> 16
 }
 
 /// No record was claimed.
@@ -96,20 +143,18 @@ extern "C" fn take_in_slot(slot: u32, preferred: u16, start: u32, backend: u16, 
         return NONE;
     };
     let count = u32::from(settings.snat_port_count);
-    let first = u32::from(settings.snat_port_first);
     if count == 0 {
         return NONE;
     }
-    // A range that can be tried entirely is tried in order; a wider one in strides, so that a
-    // block of taken ports does not lengthen the search. The strides grow, because equal ones that
-    // divide the range would come back to the same few ports. The sign bit instead of a condition:
-    // the verifier would follow both outcomes through the whole loop.
+    // A range that can be tried entirely is tried in order; a wider one in strides that begin with an
+    // eighth to seven eighths of it: clients of one kind use the same part of all ports, and a search
+    // in short steps would not leave it. The strides grow, because equal ones that divide the range would
+    // come back to the same few ports. The sign bit instead of a condition: the verifier would follow
+    // both outcomes through the whole loop.
     let wide = SNAT_PROBES.wrapping_sub(count) >> 31;
-    let mut stride = 1 + wide * ((start >> 16) % count);
-    let mut offset = u32::from(preferred).wrapping_sub(first);
-    if offset >= count {
-        offset = start % count;
-    }
+    let eighth = count / 8;
+    let mut stride = 1 + wide * (eighth + ((start >> 16) * (count - 2 * eighth) >> 16));
+    let mut offset = first_offset(settings, preferred, start);
     for _ in 0..SNAT_PROBES {
         let index = slot * count + offset;
         let Some(record) = RECORDS.get_ptr_mut(index) else {

@@ -32,17 +32,32 @@ pub(crate) struct Chosen {
 /// [`DropReason::NoEligibleBackend`].
 #[inline(always)]
 pub(crate) fn select(parsed: &Parsed, service: &Service) -> Result<Chosen, DropReason> {
-    let client = client(&parsed.source.bytes(), parsed.v6, service);
-    let hash = if service.flags & Service::AFFINITY != 0 {
-        hash::source(&client)
-    } else {
-        hash::source_and_port(&client, parsed.source_port)
-    };
+    let hash = choice_hash(parsed, service);
     let chosen = chosen(by_hash(service.pool, service.id, hash, 0))?;
     if chosen.backend.serves_service(service.id as u8) {
         return Ok(chosen);
     }
     self::chosen(by_hash(service.pool, service.id, hash, 1))
+}
+
+/// Returns what the pool's table names for a client, whether it can serve or not.
+#[inline(always)]
+pub(crate) fn by_table(parsed: &Parsed, service: &Service) -> Option<u32> {
+    let pool = u32::from(service.pool);
+    let slot = choice_hash(parsed, service) % MAGLEV_SLOTS;
+    let index = maglev_index(pool, POOLS.get(pool)?.half, slot);
+    MAGLEV.get(index).copied()
+}
+
+/// Returns the hash that a flow's backend is chosen by.
+#[inline(always)]
+fn choice_hash(parsed: &Parsed, service: &Service) -> u32 {
+    let client = client(&parsed.source.bytes(), parsed.v6, service);
+    if service.flags & Service::AFFINITY != 0 {
+        hash::source(&client)
+    } else {
+        hash::source_and_port(&client, parsed.source_port)
+    }
 }
 
 /// Chooses a backend for a client whose own cannot serve this one service.

@@ -320,3 +320,25 @@ fn a_wide_range_that_is_nearly_full_still_gives_ports() {
         },
     );
 }
+
+#[test]
+fn clients_that_all_use_the_same_part_of_the_ports_get_others() {
+    const PORTS: u16 = 60_000;
+    const OWN: u32 = 4096;
+    Site::sized(
+        |options| {
+            options.snat_port_count = PORTS;
+            options.max_flows = 8 * u32::from(PORTS);
+        },
+        |site| {
+            site.only(GATEWAY1);
+            // Their own ports are all taken soon: whoever searches only near them finds none.
+            for client in 0..u32::from(PORTS) / 2 {
+                let [_, _, high, low] = client.to_be_bytes();
+                let port = u32::from(SNAT_PORT_FIRST) + client % OWN;
+                site.forward(&from_client(&format!("198.18.{high}.{low}:{port}"), VIP));
+            }
+            assert_eq!(site.pins.flow_count(), usize::from(PORTS) / 2);
+        },
+    );
+}
