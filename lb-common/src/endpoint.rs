@@ -4,7 +4,7 @@ use crate::layout::assert_layout;
 
 /// Key of `endpoints`, as the reply of a backend shows it; value of `slots`.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct EndpointKey {
     /// Our address towards the backend.
     pub snat: [u8; 16],
@@ -38,7 +38,7 @@ impl EndpointKey {
 
 /// Value of `endpoints`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Endpoint {
     /// Its block of `records`: the record of SNAT port `p` is
     /// `slot * settings.snat_port_count + p - settings.snat_port_first`.

@@ -104,6 +104,36 @@ pub struct Kernel {
     ranges: Ranges,
     records: Records,
     epoch: Epoch,
+    given: Given,
+}
+
+/// How many numbers have been given to anybody; those from there on have counted nothing.
+#[derive(Default)]
+struct Given {
+    services: u32,
+    backends: u32,
+}
+
+impl Given {
+    /// Returns those that an image has.
+    fn in_image(image: &Image) -> Self {
+        let mut given = Self::default();
+        for service in image.services.values() {
+            given.service(service.id);
+        }
+        for backend in image.backends.keys() {
+            given.backend(*backend);
+        }
+        given
+    }
+
+    fn service(&mut self, id: u16) {
+        self.services = self.services.max(u32::from(id) + 1);
+    }
+
+    fn backend(&mut self, id: u16) {
+        self.backends = self.backends.max(u32::from(id) + 1);
+    }
 }
 
 impl Kernel {
@@ -168,8 +198,12 @@ impl Kernel {
             affinity,
             stats,
             drops,
+            given: Given::default(),
         };
         kernel.adopt_settings()?;
+        if kernel.adopted {
+            kernel.given = Given::in_image(&kernel.image()?);
+        }
         kernel.attach_all()?;
         Ok(kernel)
     }
@@ -335,7 +369,10 @@ impl Kernel {
     fn apply_one(&mut self, operation: &MapOp) -> Result<(), MapError> {
         match operation {
             MapOp::Settings(settings) => self.settings.set(0, **settings, 0),
-            MapOp::Backend(id, backend) => self.backends.set(u32::from(*id), **backend, 0),
+            MapOp::Backend(id, backend) => {
+                self.given.backend(*id);
+                self.backends.set(u32::from(*id), **backend, 0)
+            }
             MapOp::RemoveBackend(id) => self.backends.set(u32::from(*id), Backend::FREE, 0),
             MapOp::Table { pool, half, table } => {
                 self.maglev.write(*pool, *half, table);
@@ -353,7 +390,10 @@ impl Kernel {
                 .set(endpoint.slot, *key, 0)
                 .and_then(|()| self.endpoints.insert(key, endpoint, 0)),
             MapOp::RemoveEndpoint(key) => self.remove_endpoint(key),
-            MapOp::Service(key, service) => self.services.insert(key, **service, 0),
+            MapOp::Service(key, service) => {
+                self.given.service(service.id);
+                self.services.insert(key, **service, 0)
+            }
             MapOp::RemoveService(key) => absent_is_fine(self.services.remove(key)),
             MapOp::ClearServiceCounters(id) => self.clear(service_index(u32::from(*id))),
             MapOp::ClearBackendCounters(id) => self.clear(backend_index(u32::from(*id))),
@@ -437,13 +477,18 @@ impl Dataplane for Kernel {
             }
             Ok(total)
         };
+        // Each costs a call of the kernel, and most numbers are nobody's.
+        let sums = |most: u32, given: u32, index: fn(u32) -> u32| {
+            (0..most)
+                .map(|id| match id < given {
+                    true => sum(index(id)),
+                    false => Ok(Counters::default()),
+                })
+                .collect::<Result<_, _>>()
+        };
         Ok(CounterSnapshot {
-            services: (0..MAX_SERVICES)
-                .map(|id| sum(service_index(id)))
-                .collect::<Result<_, _>>()?,
-            backends: (0..MAX_BACKENDS)
-                .map(|id| sum(backend_index(id)))
-                .collect::<Result<_, _>>()?,
+            services: sums(MAX_SERVICES, self.given.services, service_index)?,
+            backends: sums(MAX_BACKENDS, self.given.backends, backend_index)?,
             drops: DropReason::ALL
                 .iter()
                 .map(|&reason| {

@@ -1,5 +1,6 @@
 //! The sweeper: ends idle flows, forgets clients whose affinity ran out, and counts what is in
-//! use. It reads records through their mapping, without system calls.
+//! use. It reads records through their mapping, without system calls, and passes over those that no
+//! endpoint has had.
 //!
 //! Ending an idle flow takes two passes: the first marks its record as closing, the next removes
 //! the forward entry and frees the record. A packet between the two makes it live again, so no flow
@@ -19,7 +20,7 @@ use aya::maps::{Array, HashMap, MapData, MapError};
 use lb_common::{
     addr::{is_mapped, unmapped},
     affinity::{Affinity, AffinityKey, lifetime_s},
-    endpoint::EndpointKey,
+    endpoint::{Endpoint, EndpointKey},
     flow::{Flow, FlowKey, FlowKey6},
     guard::{Range, is_blocked},
     limits::{MAX_BACKENDS, MAX_SERVICES, MAX_SNAT_ADDRESSES, SNAT_QUARANTINE_S},
@@ -69,6 +70,7 @@ pub struct Sweeper {
     affinity: HashMap<MapData, AffinityKey, Affinity>,
     /// The same map, for walks.
     affinity_data: MapData,
+    endpoints: MapData,
     slots: Array<MapData, EndpointKey>,
     settings: Array<MapData, Settings>,
     snat_port_first: u16,
@@ -76,6 +78,9 @@ pub struct Sweeper {
     program_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     pass: u64,
     counts: Counts,
+    /// By slot: in the last pass it was an endpoint's, or had a record that was ever claimed. In
+    /// others no flow has begun since.
+    watched: Vec<bool>,
     /// Flows in the last pass.
     flows_in_use: u32,
     affinity_by_backend: BTreeMap<u16, u32>,
@@ -119,6 +124,8 @@ impl Sweeper {
             affinity: pinned_hash(&pin(map_names::AFFINITY))?,
             affinity_data: MapData::from_pin(pin(map_names::AFFINITY))
                 .map_err(|e| failed("open the pinned map affinity", e))?,
+            endpoints: MapData::from_pin(pin(map_names::ENDPOINTS))
+                .map_err(|e| failed("open the pinned map endpoints", e))?,
             slots: pinned_array(&pin(map_names::SLOTS))?,
             settings: pinned_array(&pin(map_names::SETTINGS))?,
             snat_port_first: options.snat_port_first,
@@ -126,6 +133,7 @@ impl Sweeper {
             program_log,
             pass: 0,
             counts: Counts::new(options.slots()),
+            watched: vec![true; options.slots() as usize],
             flows_in_use: 0,
             affinity_by_backend: BTreeMap::new(),
             affinity_entries: 0,
@@ -186,9 +194,15 @@ impl Sweeper {
         let now = clock::seconds();
         let overall = Pressure::of(self.flows_in_use, self.records.len());
         let mut counts = Counts::new(self.counts.ports.len() as u32);
+        let endpoints = self.endpoints()?;
         let mut ended = 0;
         let mut index = 0;
-        for slot in 0..counts.ports.len() {
+        for (slot, is_endpoints) in endpoints.into_iter().enumerate() {
+            if !is_endpoints && !self.watched[slot] {
+                index += self.snat_port_count;
+                continue;
+            }
+            self.watched[slot] = is_endpoints;
             let former = self.counts.ports[slot].in_use;
             let pressure = overall.max(Pressure::of(former, self.snat_port_count));
             let timeouts = Timeouts {
@@ -198,6 +212,7 @@ impl Sweeper {
             for _ in 0..self.snat_port_count {
                 let word = self.records.claim(index);
                 if word != 0 {
+                    self.watched[slot] = true;
                     let ports = &mut counts.ports[slot];
                     match self.sweep_record(index, word, now, settings, &timeouts)? {
                         Found::Free => {}
@@ -239,6 +254,18 @@ impl Sweeper {
         };
         self.counts = counts;
         Ok(report)
+    }
+
+    /// Returns by slot whether it is that of an endpoint.
+    fn endpoints(&self) -> Result<Vec<bool>, DataplaneError> {
+        let mut is_endpoints = vec![false; self.watched.len()];
+        batch::walk(&self.endpoints, |_: EndpointKey, endpoint: Endpoint| {
+            if let Some(is_endpoints) = is_endpoints.get_mut(endpoint.slot as usize) {
+                *is_endpoints = true;
+            }
+        })
+        .map_err(|e| failed("walk the endpoints", e))?;
+        Ok(is_endpoints)
     }
 
     #[inline]

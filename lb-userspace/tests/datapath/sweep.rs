@@ -4,17 +4,19 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use lb_common::{
     affinity::{TOUCH_S, lifetime_s},
+    endpoint::EndpointKey,
     record::{Claim, Record, State},
 };
-use lb_userspace::dataplane::{Dataplane as _, PortUse, sweep::SweepSettings};
+use lb_userspace::dataplane::{Dataplane as _, PortUse, image::MapOp, sweep::SweepSettings};
 
 use crate::harness::{
     packet::Packet,
     plan::{
         AFFINITY_TIMEOUT_S, CLIENT, CLIENT6, FLOW_TIMEOUT_S, GATEWAY1, GATEWAY1_V6, GATEWAY2,
-        GROUP, GROUP6, SERVICE, SERVICE_OTHER, SERVICE6, UNREPLIED_TIMEOUT_S, VIP, VIP_OTHER, VIP6,
+        GROUP, GROUP6, SERVICE, SERVICE_OTHER, SERVICE6, SNAT, SNAT_PORTS, UNREPLIED_TIMEOUT_S,
+        VIP, VIP_OTHER, VIP6,
     },
-    site::{Site, answer, from_client, sweep_settings},
+    site::{Site, answer, from_client, ip, sweep_settings},
 };
 
 fn families() -> [Packet; 2] {
@@ -46,6 +48,34 @@ fn an_idle_flow_ends_in_two_passes() {
             assert_eq!(site.pins.flow(&packet), None);
             assert_eq!(site.sweep().ended, 0);
         }
+    });
+}
+
+#[test]
+fn a_flow_ends_at_an_endpoint_that_came_after_quiet_passes_and_has_gone() {
+    const LATE_SLOT: u32 = 6;
+    Site::with(|site| {
+        let key = EndpointKey::new(ip(SNAT), ip(GATEWAY1.address), 443, 17);
+        site.only(GATEWAY1);
+        site.apply(MapOp::RemoveEndpoint(key));
+        // Whatever has neither endpoint nor flows is passed over from here on.
+        for _ in 0..3 {
+            assert_eq!(site.sweep().flows_by_service, BTreeMap::new());
+        }
+        site.endpoint(GATEWAY1, 443, LATE_SLOT);
+        let packet = from_client(CLIENT, VIP);
+        let record = answered(site, &packet);
+        assert_eq!(record / u32::from(SNAT_PORTS), LATE_SLOT);
+        assert_eq!(site.sweep().flows_by_service, [(SERVICE as u8, 1)].into());
+        site.apply(MapOp::RemoveEndpoint(key));
+        for _ in 0..3 {
+            assert_eq!(site.sweep().flows_by_service, [(SERVICE as u8, 1)].into());
+        }
+        site.age(FLOW_TIMEOUT_S + 1);
+        site.sweep();
+
+        assert_eq!(site.sweep().ended, 1);
+        assert_eq!(site.pins.state(record), State::Free);
     });
 }
 
