@@ -41,6 +41,20 @@ pub struct Settings {
 
 assert_layout!(Settings, size = 272, align = 8);
 
+impl Settings {
+    /// Returns how far into the SNAT range a port lies; `None` if it does not.
+    #[inline(always)]
+    #[must_use]
+    pub const fn snat_offset(&self, port: u16) -> Option<u32> {
+        let offset = (port as u32).wrapping_sub(self.snat_port_first as u32);
+        if offset < self.snat_port_count as u32 {
+            Some(offset)
+        } else {
+            None
+        }
+    }
+}
+
 /// Returns the number that [`slot`] needs for slots of `count` records; zero for none.
 #[must_use]
 pub const fn reciprocal(count: u16) -> u64 {

@@ -85,8 +85,7 @@ impl Node {
     /// Returns how far into the SNAT range a port lies; `None` if it does not.
     #[inline(always)]
     pub(crate) fn snat_offset(&self, port: u16) -> Option<u32> {
-        let offset = u32::from(port).wrapping_sub(u32::from(self.settings.snat_port_first));
-        (offset < u32::from(self.settings.snat_port_count)).then_some(offset)
+        self.settings.snat_offset(port)
     }
 
     /// Returns the index of a slot's record.

@@ -120,13 +120,11 @@ impl Search {
 /// client's own port, or any where that lies outside.
 #[inline(always)]
 pub(crate) fn first_offset(settings: &Settings, own_port: u16, hash: u32) -> u32 {
-    let count = u32::from(settings.snat_port_count);
-    let offset = u32::from(own_port).wrapping_sub(u32::from(settings.snat_port_first));
-    if offset < count {
+    if let Some(offset) = settings.snat_offset(own_port) {
         return offset;
     }
     // The upper half makes the strides.
-    ((hash & 0xffff) * count) >> 16
+    ((hash & 0xffff) * u32::from(settings.snat_port_count)) >> 16
 }
 
 /// No record was claimed.
