@@ -299,46 +299,48 @@ fn the_first_client_of_a_port_is_another_than_the_last() {
 #[test]
 fn a_wide_range_that_is_nearly_full_still_gives_ports() {
     const PORTS: u16 = 4096;
-    Site::sized(
-        |options| {
-            options.snat_port_count = PORTS;
-            options.max_flows = 8 * u32::from(PORTS);
-        },
-        |site| {
-            site.only(GATEWAY1);
-            // Nine tenths of the ports are taken: 128 tries find one of the rest all but always.
-            let clients = u32::from(PORTS) / 10 * 9;
-            let mut sources = BTreeSet::new();
-            for client in 0..clients {
-                let [_, _, high, low] = client.to_be_bytes();
-                let packet = from_client(&format!("198.18.{high}.{low}:40000"), VIP);
-                let port = site.forward(&packet).source.port();
-                assert!((SNAT_PORT_FIRST..SNAT_PORT_FIRST + PORTS).contains(&port));
-                assert!(sources.insert(port), "port {port} was given twice");
-            }
-            assert_eq!(site.pins.flow_count(), clients as usize);
-        },
-    );
+    with_ports(PORTS, |site| {
+        // Nine tenths of the ports are taken: 128 tries find one of the rest all but always.
+        let clients = u32::from(PORTS) / 10 * 9;
+        let mut sources = BTreeSet::new();
+        for number in 0..clients {
+            let port = site.forward(&client(number, 40_000)).source.port();
+            assert!((SNAT_PORT_FIRST..SNAT_PORT_FIRST + PORTS).contains(&port));
+            assert!(sources.insert(port), "port {port} was given twice");
+        }
+        assert_eq!(site.pins.flow_count(), clients as usize);
+    });
 }
 
 #[test]
 fn clients_that_all_use_the_same_part_of_the_ports_get_others() {
     const PORTS: u16 = 60_000;
     const OWN: u32 = 4096;
+    with_ports(PORTS, |site| {
+        // Their own ports are all taken soon: whoever searches only near them finds none.
+        for number in 0..u32::from(PORTS) / 2 {
+            site.forward(&client(number, SNAT_PORT_FIRST + (number % OWN) as u16));
+        }
+        assert_eq!(site.pins.flow_count(), usize::from(PORTS) / 2);
+    });
+}
+
+/// Runs a test on a site with one backend, and so many SNAT ports towards it.
+fn with_ports(ports: u16, test: impl FnOnce(&mut Site) + Send) {
     Site::sized(
         |options| {
-            options.snat_port_count = PORTS;
-            options.max_flows = 8 * u32::from(PORTS);
+            options.snat_port_count = ports;
+            options.max_flows = 8 * u32::from(ports);
         },
         |site| {
             site.only(GATEWAY1);
-            // Their own ports are all taken soon: whoever searches only near them finds none.
-            for client in 0..u32::from(PORTS) / 2 {
-                let [_, _, high, low] = client.to_be_bytes();
-                let port = u32::from(SNAT_PORT_FIRST) + client % OWN;
-                site.forward(&from_client(&format!("198.18.{high}.{low}:{port}"), VIP));
-            }
-            assert_eq!(site.pins.flow_count(), usize::from(PORTS) / 2);
+            test(site);
         },
     );
+}
+
+/// Returns the packet of one of many clients, from this port.
+fn client(number: u32, port: u16) -> Packet {
+    let [_, _, high, low] = number.to_be_bytes();
+    from_client(&format!("198.18.{high}.{low}:{port}"), VIP)
 }
