@@ -9,7 +9,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use lb_common::{
-    checksum::{Delta, FoldedDelta},
+    checksum::FoldedDelta,
     hash,
     limits::{EXACT_WAYS, MAX_BACKENDS},
     record::Record,
@@ -20,13 +20,14 @@ use crate::{
     atomic,
     epoch::Stamp,
     ip::Ip,
-    link::{Mac, Tags},
+    link::Mac,
     maps::{EXACT, RECORDS, SETTINGS, SLOTS},
     parse::Parsed,
     pipeline::{Moment, Node, interface},
     rewrite::Outgoing,
     stats::{self, Counted, Direction},
-    transmit, usual,
+    transmit,
+    usual::{self, Translation, ports_in_order},
 };
 
 /// Entries are read without a lock, between two looks at their stamp, and written between taking it
@@ -171,9 +172,14 @@ pub(crate) fn forward(
             if word(entry, 0) != stamp || ip_len > usize::from((mac_and_more >> 32) as u16) {
                 return None;
             }
-            let deltas = [deltas as u16, (deltas >> 16) as u16].map(FoldedDelta::from_bits);
-            usual::rewrite(frame, addresses, ports_and_more as u32, deltas);
-            usual::relink(frame, macs, mac_and_more as u32);
+            let translation = Translation {
+                addresses,
+                ports: ports_and_more as u32,
+                deltas: [deltas as u16, (deltas >> 16) as u16].map(FoldedDelta::from_bits),
+                macs,
+                rest_of_macs: mac_and_more as u32,
+            };
+            translation.apply(frame);
             let backend_and_direction = (mac_and_more >> 48) as u16;
             let counted = Counted {
                 service: (ports_and_more >> 56) as u8,
@@ -198,24 +204,24 @@ fn is_in_use(settings: &Settings) -> bool {
     KEEPS_ORDER && settings.exact_mask != 0
 }
 
-/// Remembers the translation of a usual packet for the rest of the second that `stamp` was taken in,
-/// if there is room for another flow.
+/// Remembers what usual packets like `parsed` become for the rest of the second that `stamp` was taken
+/// in, if there is room for another flow.
 #[inline(always)]
 pub(crate) fn remember(
     node: &Node,
     parsed: &Parsed,
     stamp: Stamp,
+    translation: &Translation,
     outgoing: &Outgoing,
     counted: &Counted,
 ) {
-    let fits = outgoing.tags == Tags::NONE && outgoing.interface_index <= MAX_INTERFACE_INDEX;
-    if !is_in_use(node.settings) || !fits {
+    if !is_in_use(node.settings) || outgoing.interface_index > MAX_INTERFACE_INDEX {
         return;
     }
     let key = Key {
         addresses: pair(parsed.source, parsed.destination),
         link: with_mac(parsed.source_mac, u16::from(node.interface)),
-        ports: ports(parsed.source_port, parsed.destination_port),
+        ports: ports_in_order(parsed.source_port, parsed.destination_port),
     };
     let Some(set) = EXACT.get_ptr_mut(key.set(node.settings)) else {
         return;
@@ -229,7 +235,7 @@ pub(crate) fn remember(
                 return;
             }
         } else if take(entry, before) {
-            fill(entry, &key, stamp, outgoing, counted);
+            fill(entry, &key, stamp, translation, outgoing, counted);
             return;
         }
     }
@@ -244,12 +250,15 @@ fn take(entry: *mut Entry, before: u64) -> bool {
 
 /// Fills an entry that is taken, and puts its stamp there.
 #[inline(always)]
-fn fill(entry: *mut Entry, key: &Key, stamp: Stamp, outgoing: &Outgoing, counted: &Counted) {
-    let addresses = pair(outgoing.source, outgoing.destination);
-    let ports = ports(outgoing.source_port, outgoing.destination_port);
-    let changed = Delta::new().raw64(key.addresses, addresses);
-    let ip = changed.and(usual::TTL_DELTA).folded();
-    let udp = changed.raw32(key.ports, ports).folded();
+fn fill(
+    entry: *mut Entry,
+    key: &Key,
+    stamp: Stamp,
+    translation: &Translation,
+    outgoing: &Outgoing,
+    counted: &Counted,
+) {
+    let [ip, udp] = translation.deltas.map(FoldedDelta::to_bits).map(u64::from);
     let direction = match counted.direction {
         Direction::In => 0,
         Direction::Out => OUT,
@@ -262,13 +271,13 @@ fn fill(entry: *mut Entry, key: &Key, stamp: Stamp, outgoing: &Outgoing, counted
         stamp.word(),
         key.addresses,
         key.link,
-        u64::from(key.ports) | u64::from(ip.to_bits()) << 32 | u64::from(udp.to_bits()) << 48,
-        addresses,
-        u64::from(ports)
+        u64::from(key.ports) | ip << 32 | udp << 48,
+        translation.addresses,
+        u64::from(translation.ports)
             | u64::from(outgoing.interface_index) << 32
             | u64::from(counted.service) << 56,
-        with_mac(outgoing.destination_mac, outgoing.source_mac as u16),
-        outgoing.source_mac >> 16
+        translation.macs,
+        u64::from(translation.rest_of_macs)
             | u64::from(mtu) << 32
             | u64::from(counted.backend | direction) << 48,
     ];
@@ -296,12 +305,12 @@ pub(crate) extern "C" fn forget_flow(index: u32, slot: u32, snat_port: u16) -> u
     forget(
         settings,
         pair(Ip::of(&record.client), Ip::of(&record.vip)),
-        ports(record.client_port, record.vip_port),
+        ports_in_order(record.client_port, record.vip_port),
     );
     forget(
         settings,
         pair(Ip::of(&endpoint.backend), Ip::of(&endpoint.snat)),
-        ports(endpoint.port, snat_port),
+        ports_in_order(endpoint.port, snat_port),
     );
     1
 }
@@ -328,12 +337,6 @@ fn forget(settings: &Settings, addresses: u64, ports: u32) {
 #[inline(always)]
 fn pair(one: Ip, other: Ip) -> u64 {
     one.low >> 32 | other.low >> 32 << 32
-}
-
-/// Returns two ports in one word, as they stand in a header.
-#[inline(always)]
-fn ports(one: u16, other: u16) -> u32 {
-    u32::from(one.to_be()) | u32::from(other.to_be()) << 16
 }
 
 /// Returns a MAC address and a number in one word.

@@ -1,6 +1,7 @@
 //! The forward half of a flow: found, created, moved.
 
 use lb_common::{
+    backend::Backend,
     flow::{Flow, FlowKey, FlowKey6},
     limits::MAX_SNAT_ADDRESSES,
     record::Claim,
@@ -58,20 +59,34 @@ impl Known {
     }
 }
 
-/// Returns the packet's flow if it is one that its backend may still serve: by the cache alone.
+/// Returns the packet's flow and its backend, if that may still serve it: by the cache alone.
 #[inline(always)]
-pub(crate) fn cached(node: &Node, parsed: &Parsed, hash: FlowHash) -> Option<Place> {
-    cache::find(node, parsed, hash).filter(serves)
+pub(crate) fn cached(
+    node: &Node,
+    parsed: &Parsed,
+    hash: FlowHash,
+) -> Option<(Place, &'static Backend)> {
+    let place = cache::find(node, parsed, hash)?;
+    let backend = backend(&place)?;
+    serves_by(&place, backend).then_some((place, backend))
 }
 
 /// Returns whether the backend of a record may still serve its flow.
 #[inline(always)]
 pub(crate) fn serves(place: &Place) -> bool {
+    backend(place).is_some_and(|backend| serves_by(place, backend))
+}
+
+#[inline(always)]
+fn serves_by(place: &Place, backend: &Backend) -> bool {
     // SAFETY: `record` points into the map.
-    let service = unsafe { (*place.record).service };
-    BACKENDS
-        .get(u32::from(Claim::unpack(place.word).backend))
-        .is_some_and(|backend| backend.serves_flow(service))
+    backend.serves_flow(unsafe { (*place.record).service })
+}
+
+/// Returns the backend of a record.
+#[inline(always)]
+pub(crate) fn backend(place: &Place) -> Option<&'static Backend> {
+    BACKENDS.get(u32::from(Claim::unpack(place.word).backend))
 }
 
 /// Looks the packet's flow up in the table.
@@ -182,10 +197,11 @@ fn snat_place(node: &Node, place: &Place) -> u8 {
 
 /// Says where the packet goes: to the flow's backend, from our address and the flow's port.
 #[inline(always)]
-pub(crate) fn translate(node: &Node, place: &Place) -> Result<Outgoing, DropReason> {
-    let backend = BACKENDS
-        .get(u32::from(Claim::unpack(place.word).backend))
-        .ok_or(DropReason::Inconsistent)?;
+pub(crate) fn translate(
+    node: &Node,
+    place: &Place,
+    backend: &Backend,
+) -> Result<Outgoing, DropReason> {
     let endpoint = SLOTS.get(place.slot).ok_or(DropReason::Inconsistent)?;
     Ok(Outgoing {
         source: Ip::of(&endpoint.snat),

@@ -4,7 +4,7 @@
 //! Only the first eight bytes behind the quoted IP header are needed (RFC 792).
 
 use aya_ebpf::programs::XdpContext;
-use lb_common::{checksum::Delta, record::Claim};
+use lb_common::{checksum::Delta, record::Claim, verdict::DropReason};
 use network_types::{
     icmp::Icmpv4Hdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -82,7 +82,8 @@ pub(crate) fn forward(
         }
         None => {
             let place = of_client(node, parsed, &quoted).ok_or(Exit::Pass)?;
-            flow::translate(node, &place)?
+            let backend = flow::backend(&place).ok_or(DropReason::Inconsistent)?;
+            flow::translate(node, &place, backend)?
         }
     };
     // The quoted packet went the other way.

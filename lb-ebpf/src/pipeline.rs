@@ -6,6 +6,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{
+    backend::Backend,
     service::Service,
     settings::{Settings, slot},
     verdict::DropReason,
@@ -26,7 +27,8 @@ use crate::{
     rewrite::{self, Outgoing},
     select, service,
     stats::{self, Counted, Direction},
-    transmit, usual,
+    transmit,
+    usual::{self, Translation},
 };
 
 /// How a packet leaves the pipeline early.
@@ -231,8 +233,17 @@ fn usual_flow(
     let Some((outgoing, counted)) = known_flow(node, parsed, scratch, hash, stamp)? else {
         return Ok(None);
     };
-    exact::remember(node, parsed, stamp, &outgoing, &counted);
-    forward(context, node, parsed, &outgoing, &counted).map(Some)
+    let before = (usual::addresses(frame), usual::ports(frame));
+    let Some(translation) = Translation::new(before.0, before.1, &outgoing) else {
+        return forward(context, node, parsed, &outgoing, &counted).map(Some);
+    };
+    exact::remember(node, parsed, stamp, &translation, &outgoing, &counted);
+    translation.apply(frame);
+    stats::count(&counted, usual::bytes(ip_len));
+    Ok(Some(transmit::send(
+        node.interface_index,
+        outgoing.interface_index,
+    )))
 }
 
 /// The way of a packet whose flow the caches know: parse, find, translate, send. Of any other packet
@@ -275,12 +286,11 @@ fn known_flow(
     stamp: Stamp,
 ) -> Result<Option<(Outgoing, Counted)>, Exit> {
     if parsed.kind == Kind::Datagram
-        && let Some((place, direction)) = known(node, parsed, scratch, hash, stamp)?
+        && let Some((outgoing, counted)) = known(node, parsed, scratch, hash, stamp)?
     {
-        let outgoing = translation(node, parsed, &place, direction)?;
         rewrite::may_pass(parsed)?;
         if fits(parsed, &outgoing) {
-            return Ok(Some((outgoing, Counted::of(&place, direction))));
+            return Ok(Some((outgoing, counted)));
         }
     }
     scratch.parsed = *parsed;
@@ -433,7 +443,7 @@ fn fits(parsed: &Parsed, outgoing: &Outgoing) -> bool {
     outgoing.mtu == 0 || parsed.ip_len <= usize::from(outgoing.mtu)
 }
 
-/// Returns the flow of a packet with ports, if the caches lead to it.
+/// Returns what a packet with ports becomes and what it counts for, if the caches lead to its flow.
 #[inline(always)]
 fn known(
     node: &Node,
@@ -441,18 +451,24 @@ fn known(
     scratch: &mut Scratch,
     hash: FlowHash,
     stamp: Stamp,
-) -> Result<Option<(Place, Direction)>, Exit> {
+) -> Result<Option<(Outgoing, Counted)>, Exit> {
     let offset = node.snat_offset(parsed.destination_port);
     if let Some(offset) = offset
         && let Some(slot) =
             cache::find_endpoint(parsed.destination, parsed.source, parsed.source_port)
     {
-        return Ok(Some((reply::at(node, slot, offset)?, Direction::Out)));
+        let place = reply::at(node, slot, offset)?;
+        let outgoing = outwards(node, &place)?;
+        return Ok(Some((outgoing, Counted::of(&place, Direction::Out))));
     }
     match serving(stamp, parsed, &mut scratch.moment) {
         Ok(service) => {
-            prefetch::record(node, parsed, service);
-            Ok(flow::cached(node, parsed, hash).map(|place| (place, Direction::In)))
+            let Some((place, backend)) = flow::cached(node, parsed, hash) else {
+                prefetch::record(node, parsed, service);
+                return Ok(None);
+            };
+            let outgoing = inwards(node, parsed, &place, backend)?;
+            Ok(Some((outgoing, Counted::of(&place, Direction::In))))
         }
         // No service's packet may still be a reply.
         Err(Exit::Pass) if offset.is_some() => Ok(None),
@@ -470,14 +486,30 @@ fn translation(
 ) -> Result<Outgoing, DropReason> {
     match direction {
         Direction::In => {
-            record::touch(node, parsed, place);
-            flow::translate(node, place)
+            let backend = flow::backend(place).ok_or(DropReason::Inconsistent)?;
+            inwards(node, parsed, place, backend)
         }
-        Direction::Out => {
-            record::touch_reply(node, place);
-            reply::translate(node, place)
-        }
+        Direction::Out => outwards(node, place),
     }
+}
+
+/// [`translation`] of a client's packet.
+#[inline(always)]
+fn inwards(
+    node: &Node,
+    parsed: &Parsed,
+    place: &Place,
+    backend: &Backend,
+) -> Result<Outgoing, DropReason> {
+    record::touch(node, parsed, place);
+    flow::translate(node, place, backend)
+}
+
+/// [`translation`] of a backend's packet.
+#[inline(always)]
+fn outwards(node: &Node, place: &Place) -> Result<Outgoing, DropReason> {
+    record::touch_reply(node, place);
+    reply::translate(node, place)
 }
 
 /// A flow, as it stands in [`Scratch`].
@@ -525,7 +557,8 @@ fn find_or_begin(node: &Node, scratch: &mut Scratch) -> Result<(Place, Direction
     if let Some(place) = reply::find(node, parsed)? {
         return Ok((place, Direction::Out));
     }
-    let service = serving(Stamp::now(node.now), parsed, &mut scratch.moment)?;
+    let stamp = Stamp::now(node.now);
+    let service = serving(stamp, parsed, &mut scratch.moment)?;
     let refused = |reason| {
         stats::refused(service.id);
         Exit::Drop(reason)

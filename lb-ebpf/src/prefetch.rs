@@ -1,9 +1,9 @@
 //! Loads what will be needed before it is known to be.
 //!
-//! A client without a past has the backend that its pool's table names, and its flow has the first port
-//! that is tried for it, if that was free. So the packet alone tells where most records lie, and where
-//! those of most new flows will. The record is read while [`crate::cache`] is still waited for, which
-//! alone says whether it is the one.
+//! A client without a past has the backend that its pool's table names, and its flow gets the first port
+//! that is tried for it, if that is free. So the packet alone tells where the records of most new flows
+//! will lie. The record is read as soon as [`crate::cache`] has no flow for the packet: while new flows
+//! come one after the other the processor takes that for granted, and waits for both at once.
 
 use lb_common::service::Service;
 
@@ -17,7 +17,7 @@ use crate::{
     select,
 };
 
-/// Loads the record that the packet's flow most likely has, or will have.
+/// Loads the record that the packet's flow most likely gets, or has if the cache has forgotten it.
 #[inline(always)]
 pub(crate) fn record(node: &Node, parsed: &Parsed, service: &Service) {
     if let Some(index) = likely_index(node, parsed, service)

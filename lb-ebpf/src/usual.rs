@@ -16,6 +16,7 @@ use crate::{
     link::{Mac, Tags},
     packet::{self, load, store},
     parse::{Kind, Parsed},
+    rewrite::Outgoing,
 };
 
 /// Ethernet, IPv4 and UDP header.
@@ -35,9 +36,6 @@ const UDP_LENGTH: usize = UDP + 4;
 const UDP_CHECKSUM: usize = UDP + 6;
 const IP_BYTES: usize = 20;
 const UDP_BYTES: usize = 8;
-
-/// What a TTL that is one less changes in the checksum of its header, in memory order.
-pub(crate) const TTL_DELTA: Delta = Delta::new().word(1, 0);
 
 /// Returns the headers of the packet and the length of its IP packet in bytes. `None`: it is not a
 /// usual one, or something is wrong with it.
@@ -125,22 +123,63 @@ pub(crate) fn bytes(ip_len: usize) -> u64 {
     (IP + ip_len) as u64
 }
 
-/// Gives the packet other addresses and ports, and what they and a TTL that is one less change in the
-/// checksums of the IP header and of UDP.
-#[inline(always)]
-pub(crate) fn rewrite(frame: &mut Frame, addresses: u64, ports: u32, [ip, udp]: [FoldedDelta; 2]) {
-    store::<SOURCE, _, _>(frame, addresses);
-    store::<UDP, _, _>(frame, ports);
-    frame[TTL] = frame[TTL].wrapping_sub(1);
-    let checksum = ip.apply(load::<IP_CHECKSUM, _, _>(frame));
-    store::<IP_CHECKSUM, _, _>(frame, checksum);
-    let checksum = udp.apply_udp(load::<UDP_CHECKSUM, _, _>(frame));
-    store::<UDP_CHECKSUM, _, _>(frame, checksum);
+/// What a usual packet becomes, in words as they stand in the frame.
+pub(crate) struct Translation {
+    /// Source address and destination address.
+    pub(crate) addresses: u64,
+    /// Source port and destination port.
+    pub(crate) ports: u32,
+    /// What those and a TTL that is one less change in the checksums of the IP header and of UDP.
+    pub(crate) deltas: [FoldedDelta; 2],
+    /// The first eight bytes of the MAC addresses.
+    pub(crate) macs: u64,
+    /// The other four.
+    pub(crate) rest_of_macs: u32,
 }
 
-/// Gives the frame other MAC addresses: the first eight bytes of both, and the other four.
-#[inline(always)]
-pub(crate) fn relink(frame: &mut Frame, first: u64, rest: u32) {
-    store::<MACS, _, _>(frame, first);
-    store::<REST_OF_MACS, _, _>(frame, rest);
+impl Translation {
+    /// Returns what a packet with these addresses and ports becomes; `None` if it gets tags.
+    #[inline(always)]
+    pub(crate) fn new(addresses_before: u64, ports_before: u32, to: &Outgoing) -> Option<Self> {
+        if to.tags != Tags::NONE {
+            return None;
+        }
+        let addresses = to.source.low >> 32 | to.destination.low >> 32 << 32;
+        let ports = ports_in_order(to.source_port, to.destination_port);
+        let changed = Delta::new().raw64(addresses_before, addresses);
+        Some(Self {
+            addresses,
+            ports,
+            deltas: [
+                changed.and(TTL_DELTA).folded(),
+                changed.raw32(ports_before, ports).folded(),
+            ],
+            macs: to.destination_mac | to.source_mac << 48,
+            rest_of_macs: (to.source_mac >> 16) as u32,
+        })
+    }
+
+    /// Writes it into the frame.
+    #[inline(always)]
+    pub(crate) fn apply(&self, frame: &mut Frame) {
+        let [ip, udp] = self.deltas;
+        store::<SOURCE, _, _>(frame, self.addresses);
+        store::<UDP, _, _>(frame, self.ports);
+        frame[TTL] = frame[TTL].wrapping_sub(1);
+        let checksum = ip.apply(load::<IP_CHECKSUM, _, _>(frame));
+        store::<IP_CHECKSUM, _, _>(frame, checksum);
+        let checksum = udp.apply_udp(load::<UDP_CHECKSUM, _, _>(frame));
+        store::<UDP_CHECKSUM, _, _>(frame, checksum);
+        store::<MACS, _, _>(frame, self.macs);
+        store::<REST_OF_MACS, _, _>(frame, self.rest_of_macs);
+    }
 }
+
+/// Returns two ports in one word, as they stand in the frame.
+#[inline(always)]
+pub(crate) fn ports_in_order(source: u16, destination: u16) -> u32 {
+    u32::from(source.to_be()) | u32::from(destination.to_be()) << 16
+}
+
+/// What a TTL that is one less changes in the checksum of its header, in memory order.
+const TTL_DELTA: Delta = Delta::new().word(1, 0);
