@@ -65,9 +65,10 @@ pub fn configuration(lab: &Lab, variant: Variant) -> Configuration {
     let configuration = Configuration::new()
         .node(&format!("flow_timeout = \"{FLOW_TIMEOUT}\""))
         .node("flow_timeout_unreplied = \"2s\"")
-        // Small tables: a port that leaks is soon missed, and a record is soon used again.
-        .node("snat_ports = \"20000-20511\"")
-        .node("max_flows = 16384")
+        // Small tables: a port that leaks is soon missed, and a record is soon used again. Twice what two
+        // gateways need on a machine where a start takes seconds, and nobody sweeps meanwhile.
+        .node("snat_ports = \"20000-21023\"")
+        .node("max_flows = 32768")
         .pool(POOL, &backends, HEALTH)
         .pool(POOL6, &backends6, HEALTH)
         .udp(SERVICE, vip(443), POOL, PERSISTENCE)
