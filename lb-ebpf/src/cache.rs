@@ -101,9 +101,10 @@ pub(crate) fn find(node: &Node, parsed: &Parsed, hash: FlowHash) -> Option<Place
     let set = CACHE.get(hash.set(node))?;
     // The first two of the places that follow are neighbours, and most flows are in one of them.
     let pair = (hash.way() & (WAYS - 1)) / 2;
-    let words = (&raw const set.ways).cast::<u64>();
-    // SAFETY: two words of the set, aligned, that others may write at the same time.
-    let word = either(unsafe { words.add(pair).read_volatile() }, hash.tag());
+    let pairs = (&raw const set.ways).cast::<[u64; WAYS / 2]>();
+    // SAFETY: two words of the set, which is aligned; others may write them at the same time.
+    let pair = unsafe { (&raw const (*pairs)[pair]).read_volatile() };
+    let word = either(pair, hash.tag());
     if word & TAG == hash.tag()
         && let Some(place) = follow(node, parsed, word & INDEX)
     {

@@ -27,7 +27,7 @@ use crate::{
     rewrite::Outgoing,
     stats::{self, Counted, Direction},
     transmit,
-    usual::{self, Translation, ports_in_order},
+    usual::{self, Translation, addresses_in_order, ports_in_order},
 };
 
 /// Entries are read without a lock, between two looks at their stamp, and written between taking it
@@ -219,7 +219,7 @@ pub(crate) fn remember(
         return;
     }
     let key = Key {
-        addresses: pair(parsed.source, parsed.destination),
+        addresses: addresses_in_order(parsed.source, parsed.destination),
         link: with_mac(parsed.source_mac, u16::from(node.interface)),
         ports: ports_in_order(parsed.source_port, parsed.destination_port),
     };
@@ -304,12 +304,12 @@ pub(crate) extern "C" fn forget_flow(index: u32, slot: u32, snat_port: u16) -> u
     let record: &Record = unsafe { &*record };
     forget(
         settings,
-        pair(Ip::of(&record.client), Ip::of(&record.vip)),
+        addresses_in_order(Ip::of(&record.client), Ip::of(&record.vip)),
         ports_in_order(record.client_port, record.vip_port),
     );
     forget(
         settings,
-        pair(Ip::of(&endpoint.backend), Ip::of(&endpoint.snat)),
+        addresses_in_order(Ip::of(&endpoint.backend), Ip::of(&endpoint.snat)),
         ports_in_order(endpoint.port, snat_port),
     );
     1
@@ -331,12 +331,6 @@ fn forget(settings: &Settings, addresses: u64, ports: u32) {
             unsafe { atomic::swap(&raw mut (*entry)[0], stamp, stamp | FORGOTTEN) };
         }
     }
-}
-
-/// Returns two IPv4 addresses in one word, as they stand in a header.
-#[inline(always)]
-fn pair(one: Ip, other: Ip) -> u64 {
-    one.low >> 32 | other.low >> 32 << 32
 }
 
 /// Returns a MAC address and a number in one word.

@@ -233,8 +233,7 @@ fn usual_flow(
     let Some((outgoing, counted)) = known_flow(node, parsed, scratch, hash, stamp)? else {
         return Ok(None);
     };
-    let before = (usual::addresses(frame), usual::ports(frame));
-    let Some(translation) = Translation::new(before.0, before.1, &outgoing) else {
+    let Some(translation) = Translation::new(frame, &outgoing) else {
         return forward(context, node, parsed, &outgoing, &counted).map(Some);
     };
     exact::remember(node, parsed, stamp, &translation, &outgoing, &counted);
@@ -443,7 +442,8 @@ fn fits(parsed: &Parsed, outgoing: &Outgoing) -> bool {
     outgoing.mtu == 0 || parsed.ip_len <= usize::from(outgoing.mtu)
 }
 
-/// Returns what a packet with ports becomes and what it counts for, if the caches lead to its flow.
+/// Returns what a packet with ports becomes and what it counts for, if the caches lead to its flow, and
+/// notes it in the flow's record.
 #[inline(always)]
 fn known(
     node: &Node,

@@ -138,13 +138,14 @@ pub(crate) struct Translation {
 }
 
 impl Translation {
-    /// Returns what a packet with these addresses and ports becomes; `None` if it gets tags.
+    /// Returns what the packet becomes; `None` if it gets tags.
     #[inline(always)]
-    pub(crate) fn new(addresses_before: u64, ports_before: u32, to: &Outgoing) -> Option<Self> {
+    pub(crate) fn new(frame: &Frame, to: &Outgoing) -> Option<Self> {
         if to.tags != Tags::NONE {
             return None;
         }
-        let addresses = to.source.low >> 32 | to.destination.low >> 32 << 32;
+        let (addresses_before, ports_before) = (addresses(frame), ports(frame));
+        let addresses = addresses_in_order(to.source, to.destination);
         let ports = ports_in_order(to.source_port, to.destination_port);
         let changed = Delta::new().raw64(addresses_before, addresses);
         Some(Self {
@@ -173,6 +174,12 @@ impl Translation {
         store::<MACS, _, _>(frame, self.macs);
         store::<REST_OF_MACS, _, _>(frame, self.rest_of_macs);
     }
+}
+
+/// Returns two IPv4 addresses in one word, as they stand in the frame.
+#[inline(always)]
+pub(crate) fn addresses_in_order(source: Ip, destination: Ip) -> u64 {
+    source.low >> 32 | destination.low >> 32 << 32
 }
 
 /// Returns two ports in one word, as they stand in the frame.
